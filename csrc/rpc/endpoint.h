@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#ifndef CG_RPC_ENDPOINT_H
+#define CG_RPC_ENDPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+// Where a server listens: "127.0.0.1:6700", "[::1]:6700", "localhost:6700" or "unix:/path".
+struct cg_endpoint {
+    struct sockaddr_storage address;
+    socklen_t length;
+};
+
+#define CG_ENDPOINT_TEXT_MAX 128
+
+// Parses `text`; names are resolved with getaddrinfo (blocking: not on the IO path). Returns 0,
+// -EINVAL for bad syntax or a port outside 1 to 65535, -ENAMETOOLONG for a unix path over 107 bytes,
+// -EHOSTUNREACH for a name that does not resolve. Any thread.
+int cg_endpoint_parse(const char *text, struct cg_endpoint *out);
+
+// Writes the endpoint in the form that cg_endpoint_parse takes. Any thread.
+void cg_endpoint_format(const struct cg_endpoint *endpoint, char *out, size_t size);
+
+bool cg_endpoint_equal(const struct cg_endpoint *a, const struct cg_endpoint *b);
+
+#endif
