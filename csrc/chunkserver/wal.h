@@ -24,7 +24,9 @@
 
 #define CG_WAL_BLOCK 4096U
 #define CG_WAL_META_MAX 1024U            // bytes of a record's own header
-#define CG_WAL_PAYLOAD_MAX (1U << 20)    // bytes; a multiple of CG_WAL_BLOCK
+// Bytes; a multiple of CG_WAL_BLOCK. One MiB, and a block more because a MiB that begins inside a block
+// touches 257 of them.
+#define CG_WAL_PAYLOAD_MAX ((1U << 20) + CG_WAL_BLOCK)
 #define CG_WAL_PAYLOAD_BLOCKS_MAX (CG_WAL_PAYLOAD_MAX / CG_WAL_BLOCK)
 
 struct cg_wal;
