@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The chunkserver's half of local reads (docs/decisions/0005-local-reads.md): owns the shared map
+// and the door through which clients get it. One reactor thread.
+#ifndef CG_CHUNKSERVER_LOCAL_SHARE_H
+#define CG_CHUNKSERVER_LOCAL_SHARE_H
+
+#include <stdint.h>
+
+#include "base/local_map.h"
+#include "base/reactor.h"
+
+struct cg_local_share;
+
+// Finds an open chunk: sets *slot to its slot and returns a new read-only descriptor of its file,
+// which the caller closes; -ENOENT if it is not open at present.
+typedef int (*cg_local_find)(void *context, uint32_t pool, uint32_t copyset, uint64_t chunk_id,
+                             uint32_t *slot);
+
+// Closes the map that a predecessor left in `folder` and makes a new one with `slots` slots whose
+// data begins at `data_offset` of a chunk file. Returns 0 or -errno.
+int cg_local_share_create(const char *folder, uint32_t slots, uint32_t data_offset,
+                          struct cg_local_share **out);
+
+// Opens the door for clients of the server at `ip`:`port`. Only root and the own user get in.
+int cg_local_share_listen(struct cg_local_share *share, struct cg_reactor *reactor, const char *ip,
+                          uint32_t port, cg_local_find find, void *context);
+
+// Marks the map closed, shuts the door, unmaps.
+void cg_local_share_destroy(struct cg_local_share *share);
+
+struct cg_local_slot *cg_local_share_slot(struct cg_local_share *share, uint32_t index);
+
+// To be called before an epoch that was raised is acknowledged.
+void cg_local_share_epoch_raised(struct cg_local_share *share);
+
+// Brackets whatever makes a slot and its chunk file disagree. Begin before the write is
+// acknowledged, end when file and slot agree again. They nest: `pending` counts per chunk and
+// belongs to the caller.
+static inline void cg_local_slot_begin(struct cg_local_slot *slot, uint32_t *pending) {
+    if ((*pending)++ == 0) {
+        uint64_t version = atomic_load_explicit(&slot->version, memory_order_relaxed);
+        atomic_store_explicit(&slot->version, version + 1, memory_order_relaxed);
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+}
+
+static inline void cg_local_slot_end(struct cg_local_slot *slot, uint32_t *pending) {
+    if (--(*pending) == 0) {
+        uint64_t version = atomic_load_explicit(&slot->version, memory_order_relaxed);
+        atomic_store_explicit(&slot->version, version + 1, memory_order_release);
+    }
+}
+
+#endif
