@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the heavy tests, the campaigns and the benchmarks share."""
