@@ -27,6 +27,7 @@ struct cg_reactor;
 enum cg_reactor_backend {
     CG_REACTOR_AUTO = 0,  // io_uring, else epoll with a line in the log that says why
     CG_REACTOR_URING = 1,
+    // The thread may change between calls when the callers order them with a lock of their own.
     CG_REACTOR_EPOLL = 2,
 };
 
@@ -52,7 +53,9 @@ int cg_reactor_run(struct cg_reactor *reactor);
 // Makes cg_reactor_run return after the current iteration. Any thread; also from a callback.
 void cg_reactor_stop(struct cg_reactor *reactor);
 
-// A descriptor that is readable when cg_reactor_progress has something to do (timers included).
+// A descriptor that is readable when cg_reactor_progress has something to do (timers and work started
+// between two calls of it included; that costs a write to an eventfd, so better call cg_reactor_progress
+// after starting work). The calling thread becomes the reactor's.
 int cg_reactor_fd(struct cg_reactor *reactor);
 
 // Handles what is ready and returns without blocking: the number of events handled, or -errno.
@@ -61,7 +64,8 @@ int cg_reactor_progress(struct cg_reactor *reactor);
 // As cg_reactor_progress, but waits up to `timeout_ns` for the first event (UINT64_MAX: no limit).
 int cg_reactor_wait(struct cg_reactor *reactor, uint64_t timeout_ns);
 
-// Monotonic time of the current iteration in nanoseconds, as cg_now_ns, read once per iteration.
+// Monotonic time of the current iteration in nanoseconds, as cg_now_ns, read once per iteration;
+// outside of an iteration it is the time now.
 uint64_t cg_reactor_now(const struct cg_reactor *reactor);
 
 // ---- Tasks from other threads
@@ -92,15 +96,20 @@ void cg_reactor_undefer(struct cg_deferred *deferred);
 // each change; read or write until EAGAIN. May be reported when nothing is there.
 struct cg_watch {
     int fd;
-    uint32_t events;
+    uint32_t events;  // EPOLLIN, EPOLLOUT, EPOLLRDHUP; EPOLLERR and EPOLLHUP always come
     void (*ready)(struct cg_watch *watch, uint32_t events);
     struct cg_reactor *reactor;
-    uint64_t internal[4];
+    uint64_t internal[4];  // the reactor's. Zero the struct before the first use.
 };
 
 // Watches `watch->fd` for `watch->events`; a condition that holds already is reported too.
 // Returns 0 or -errno.
 int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
+
+// Changes what a watched descriptor is watched for; a condition that holds already is reported.
+// Returns 0 or -errno. For EPOLLOUT while a send is blocked: watched for all the time, a unix socket
+// reports it after every read of the peer.
+int cg_reactor_rewatch(struct cg_watch *watch, uint32_t events);
 
 // Stops watching; `ready` is not called any more, and `watch` may be freed at once. Call it before
 // the descriptor is closed. Harmless if not watched.

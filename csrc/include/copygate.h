@@ -7,7 +7,8 @@
 // Two ways to run a client:
 //  - CG_CLIENT_OWN_THREAD: the client has a reactor thread. cg_submit may be called from any thread;
 //    completions run on the reactor's thread; the blocking calls (cg_pread and the like) may be used
-//    from any other thread.
+//    from any other thread. While nothing was submitted with cg_submit, a blocking caller drives the
+//    reactor itself, so that a lone read needs no hop to another thread.
 //  - CG_CLIENT_FOREIGN_LOOP: no thread. The owner polls cg_client_fd for input in its own event loop and
 //    calls cg_client_progress when it is readable. All calls belong to that one thread; completions
 //    run inside cg_client_progress. The blocking calls drive the loop until they are done.
@@ -167,7 +168,7 @@ struct cg_io {
                              // of it unless the capacity ran out
     uint64_t mismatch_offset;  // COMPARE_AND_WRITE with -EILSEQ: first differing byte in the range
 
-    uint64_t internal[16];  // the core's
+    uint64_t internal[24];  // the core's
 };
 
 // Submits one IO. Always leads to exactly one `done`, never inside this call. Errors come in

@@ -28,8 +28,9 @@ struct cg_rpc_method {
 struct cg_rpc_call {
     // The caller's, set before cg_channel_call, unchanged until `done`.
     const struct cg_rpc_method *method;
-    const pb_msgdesc_t *request_fields;  // nanopb description and struct of the request
-    const void *request;                 // read only inside cg_channel_call
+    const pb_msgdesc_t *request_fields;  // nanopb description and struct of the request; NULL:
+    const void *request;                 // `request` is `request_length` encoded bytes. Read only
+    uint32_t request_length;             // inside cg_channel_call.
     const struct iovec *send_iov;        // the request's attachment
     int send_iovcnt;
     uint32_t send_length;
