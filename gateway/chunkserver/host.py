@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What Python decides for a chunkserver: it joins the cluster, reports, and does what it is told.
+
+The C engine serves the data path on its own thread. This side registers the disk with the MDS, creates
+the copysets that are assigned to it, raises epochs, deletes chunks that were given up, and reports in
+heartbeats. An MDS that does not answer stops none of the IO: the host keeps trying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import grpc.aio
+
+from gateway.errors import BusyError, CopygateError, InvalidArgumentError, StorageError
+from gateway.proto import cluster_pb2, cluster_pb2_grpc
+
+if TYPE_CHECKING:
+    from gateway.chunkserver.engine import Stats
+
+log = logging.getLogger("gateway.chunkserver")
+
+CALL_TIMEOUT_S = 5.0
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 5.0
+# Deleting a chunk is a durable write: a few at once keep the log's group commit busy.
+RECLAIM_PARALLEL = 4
+RECLAIM_BATCH = 256
+
+_T = TypeVar("_T")
+
+
+class Engine(Protocol):
+    """The C engine, as gateway.chunkserver.engine has it; tests bring another."""
+
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    def add_copyset(self, pool: int, copyset: int) -> None: ...
+    def raise_epoch(self, file_id: int, epoch: int) -> None: ...
+    def reclaim(self, pool: int, copyset: int, chunk: int) -> None: ...
+    def stats(self) -> Stats: ...
+    def applied(self, pool: int, copyset: int) -> int: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A chunkserver's options; sizes in bytes, 0 is the engine's default."""
+
+    folder: Path
+    listen: str
+    mds_grpc: str
+    advertise: str | None = None
+    zone: str | None = None
+    wal_bytes: int = 0
+    memory_bytes: int = 0
+    inflight_max: int = 0
+    reserve_bytes: int = 0
+    backend: str = "auto"
+    log_level: str = "info"
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Starts the C engine on the folder; blocks while it replays its log."""
+    from gateway.chunkserver import engine  # noqa: PLC0415 - the compiled part
+
+    try:
+        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"Cannot make the chunkserver's folder: {error.strerror}",
+            context={"folder": settings.folder},
+            hint="use a folder that this user may write",
+        ) from error
+    engine.set_log(settings.log_level)
+    return engine.Chunkserver(
+        str(settings.folder),
+        settings.listen,
+        advertise=settings.advertise,
+        wal_bytes=settings.wal_bytes,
+        memory_bytes=settings.memory_bytes,
+        inflight_max=settings.inflight_max,
+        reserve_bytes=settings.reserve_bytes,
+        backend=settings.backend,
+    )
+
+
+class Host:
+    """One chunkserver: `start` it, let it run, `stop` it."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: cluster_pb2_grpc.ClusterServiceAsyncStub | None = None
+        self._id = 0
+        self._interval_s = 1.0
+        self._copysets: set[tuple[int, int]] = set()
+        self._epochs: dict[int, int] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._reported_error = 0
+
+    @property
+    def id(self) -> int:
+        """The id that the MDS gave; 0 before it is registered."""
+        return self._id
+
+    @property
+    def address(self) -> str:
+        """Where the data path is served."""
+        return self._settings.advertise or self._engine.address
+
+    async def start(self, *, timeout_s: float | None = None) -> None:
+        """Registers with the MDS, creates the copysets, begins to send heartbeats.
+
+        Tries for `timeout_s` seconds, without end when that is None.
+        """
+        options = [("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 100),
+                   ("grpc.max_reconnect_backoff_ms", 2000)]  # fmt: skip
+        self._channel = grpc.aio.insecure_channel(self._settings.mds_grpc, options=options)
+        self._stub = cluster_pb2_grpc.ClusterServiceStub(self._channel)
+        async with asyncio.timeout(timeout_s):
+            await self._register()
+        self._task = asyncio.create_task(self._heartbeats(), name="chunkserver heartbeats")
+
+    async def run(self) -> None:
+        """Waits until the heartbeats end, which happens only through `stop` or a defect."""
+        if self._task is not None:
+            await self._task
+
+    async def stop(self) -> None:
+        """Ends the heartbeats and the engine, which finishes what is in flight and checkpoints."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._channel is not None:
+            await self._channel.close()
+        await asyncio.to_thread(self._engine.stop)
+
+    async def _register(self) -> None:
+        stats = self._engine.stats()
+        ip, port = _split(self.address)
+        request = cluster_pb2.RegisterChunkserverRequest(
+            uuid=self._engine.uuid,
+            ip=ip,
+            port=port,
+            data_directory=str(self._settings.folder),
+            capacity_bytes=stats.capacity_bytes,
+        )
+        if self._settings.zone:
+            request.zone = self._settings.zone
+        assert self._stub is not None  # noqa: S101 - start sets it
+        stub = self._stub
+        response = await self._persist(
+            "register", lambda: stub.RegisterChunkserver(request, timeout=CALL_TIMEOUT_S)
+        )
+        self._id = response.chunkserver_id
+        self._interval_s = response.heartbeat_interval_ms / 1000
+        await self._assign(response.copysets)
+        log.info(
+            "registered as chunkserver %d, %s, %d copysets",
+            self._id,
+            self.address,
+            len(self._copysets),
+        )
+        # The MDS hands out epochs and chunks to reclaim in heartbeats: take them before serving.
+        await self._persist("hear", self._beat)
+
+    async def _persist(self, what: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Calls the MDS until it answers; what it refuses for good is raised."""
+        pause = RETRY_FIRST_S
+        told = False
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _PASSING:
+                    raise CopygateError(
+                        f"The MDS refuses to {what} this chunkserver: {error.details()}",
+                        context={"mds": self._settings.mds_grpc, "uuid": self._engine.uuid},
+                    ) from error
+                if not told:
+                    log.warning(
+                        "the MDS at %s does not answer (%s): trying until it does",
+                        self._settings.mds_grpc,
+                        error.code().name,
+                    )
+                    told = True
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads
+            pause = min(pause * 2, RETRY_MAX_S)
+
+    async def _heartbeats(self) -> None:
+        silent = False
+        while True:
+            # Spread, so that a cluster's chunkservers do not all report in the same moment.
+            await asyncio.sleep(self._interval_s * random.uniform(0.9, 1.1))  # noqa: S311
+            try:
+                await self._beat()
+            except grpc.aio.AioRpcError as error:
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    await self._register_again()
+                elif not silent:
+                    log.warning("no heartbeat: %s: %s", error.code().name, error.details())
+                    silent = True
+                continue
+            except (OSError, CopygateError) as error:
+                log.error("what the MDS asked for failed: %s", error)
+                continue
+            if silent:
+                log.info("the MDS answers again")
+                silent = False
+
+    async def _register_again(self) -> None:
+        log.warning("the MDS does not know this chunkserver: registering again")
+        try:
+            await self._register()
+        except (OSError, CopygateError) as error:
+            log.error("%s", error)
+
+    async def _beat(self) -> None:
+        stats = self._engine.stats()
+        if stats.disk_error and stats.disk_error != self._reported_error:
+            log.error("the disk is retired: %s", os.strerror(stats.disk_error))
+        self._reported_error = stats.disk_error
+        request = cluster_pb2.HeartbeatRequest(
+            chunkserver_id=self._id,
+            uuid=self._engine.uuid,
+            capacity_bytes=stats.capacity_bytes,
+            used_bytes=max(0, stats.capacity_bytes - stats.free_bytes),
+            disk_error=os.strerror(stats.disk_error) if stats.disk_error else "",
+        )
+        for pool, copyset in sorted(self._copysets):
+            request.copysets.add(
+                logical_pool_id=pool,
+                copyset_id=copyset,
+                leader=True,
+                applied_index=max(0, self._engine.applied(pool, copyset)),
+            )
+        assert self._stub is not None  # noqa: S101 - start sets it
+        response = await self._stub.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+        if stats.disk_error:
+            return
+        await self._assign(response.copysets)
+        await self._raise_epochs(response.epochs)
+        await self._reclaim(list(response.reclaim)[:RECLAIM_BATCH])
+
+    async def _assign(self, copysets: Iterable[cluster_pb2.CopysetAssignment]) -> None:
+        for copyset in copysets:
+            key = (copyset.logical_pool_id, copyset.copyset_id)
+            if key not in self._copysets:
+                await asyncio.to_thread(self._engine.add_copyset, *key)
+                self._copysets.add(key)
+
+    async def _raise_epochs(self, epochs: Iterable[cluster_pb2.FileEpoch]) -> None:
+        for item in epochs:
+            if item.epoch > self._epochs.get(item.file_id, 0):
+                await asyncio.to_thread(self._engine.raise_epoch, item.file_id, item.epoch)
+                self._epochs[item.file_id] = item.epoch
+
+    async def _reclaim(self, chunks: list[cluster_pb2.ChunkId]) -> None:
+        if not chunks:
+            return
+        done: list[cluster_pb2.ChunkId] = []
+        slots = asyncio.Semaphore(RECLAIM_PARALLEL)
+
+        async def one(chunk: cluster_pb2.ChunkId) -> None:
+            async with slots:
+                try:
+                    await asyncio.to_thread(
+                        self._engine.reclaim,
+                        chunk.logical_pool_id,
+                        chunk.copyset_id,
+                        chunk.chunk_id,
+                    )
+                except (OSError, CopygateError) as error:
+                    # The MDS names it again in a later heartbeat.
+                    log.warning("cannot delete chunk %d: %s", chunk.chunk_id, error)
+                else:
+                    done.append(chunk)
+
+        await asyncio.gather(*(one(chunk) for chunk in chunks))
+        if done:
+            request = cluster_pb2.ReclaimDoneRequest(chunkserver_id=self._id, chunks=done)
+            assert self._stub is not None  # noqa: S101 - start sets it
+            await self._stub.ReclaimDone(request, timeout=CALL_TIMEOUT_S)
+            log.info("deleted %d chunks that were given up", len(done))
+
+
+_PASSING = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InvalidArgumentError(
+            "A chunkserver is reached over TCP by its cluster",
+            context={"address": address},
+            hint="give --listen a HOST:PORT",
+        )
+    return host, int(port)
+
+
+def explain_start(error: OSError, settings: Settings) -> CopygateError:
+    """The engine's refusal to start, in the words of a user's options."""
+    context = {"folder": settings.folder}
+    if error.errno in (errno.EAGAIN, errno.EBUSY, errno.EDEADLK):
+        return BusyError(str(error.strerror), context=context, hint="is it running already?")
+    return StorageError(str(error.strerror or error), context=context)
