@@ -82,7 +82,7 @@ class Daemon:
         self.argv = list(argv)
         self.log = log
         self._ready = ready
-        self._env = {**os.environ, **(env or {})}
+        self.environment = dict(os.environ if env is None else env)
         self._ready_timeout = ready_timeout
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -108,7 +108,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._env,
+                env=self.environment,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - the tests fork from one thread
             )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A writer that knows what every part of the disk may hold, whatever dies meanwhile.
 
-The rules are those of `cells.Model`. When the connection dies the writer connects again. The gateway raises the volume's epoch when it
-opens it, so a write of the dead gateway cannot land after that: what a read saw stays.
+The rules are those of `cells.Model`. When the connection dies the writer connects again. The
+gateway raises the volume's epoch when it opens it, so a write of the dead gateway cannot land after
+that: what a read saw stays.
 """
 
 import contextlib
@@ -114,6 +115,13 @@ class Writer:
     def resume(self) -> None:
         """Goes on after pause()."""
         self._pause.clear()
+
+    def switch(self, uri: str) -> None:
+        """Goes on at another server; call it while paused. What was in doubt is settled by then."""
+        self.uri = uri
+        with contextlib.suppress(nbd.Error):
+            self._handle.shutdown()
+        self._connect()
 
     def stop(self, timeout: float = 60.0, *, verify: bool = True) -> WriterStats:
         """Verifies everything, disconnects, ends the thread; raises what was wrong."""

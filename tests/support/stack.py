@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A real store on this machine: MDS, chunkserver, gateways, each a process of `copygate`.
+
+    with Stack(folder) as stack:
+        stack.create_volume("disk", "1G")
+        gateway = stack.gateway("disk")
+        ... gateway.uri ...
+
+Everything listens on free ports of 127.0.0.1 and on unix sockets. Usable from scripts.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from support.libnbd import unix_uri
+from support.process import Daemon, ProcessError, free_port, tail, tcp_accepts, unix_accepts
+from support.tools import CLEAN_ENV, COPYGATE, copygate, copygate_json
+
+PLUGINS = ("c", "python")
+
+
+class Gateway:
+    """One nbdkit that exports one volume, on a unix socket or a TCP port."""
+
+    def __init__(self, daemon: Daemon, uri: str, socket: Path | None, port: int | None) -> None:
+        self.daemon = daemon
+        self.uri = uri
+        self.socket = socket
+        self.port = port
+
+
+class Stack:
+    """The processes of one store; started by start() or `with`, ended by stop() or its end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        chunkserver_options: Sequence[str] = (),
+        mds_options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        data: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data = data or folder / "chunkserver"
+        # Unix socket paths hold 107 bytes at most, pytest's folders can be longer.
+        self.sockets = Path(tempfile.mkdtemp(prefix="cg-", dir="/tmp"))
+        self.env = {**CLEAN_ENV, **(env or {})}
+        self.mds_port, self.grpc_port = free_port(), free_port()
+        self.chunkserver_port = free_port()
+        self.gateways: list[Gateway] = []
+        self.mds = Daemon(
+            "mds",
+            [
+                *(COPYGATE, "mds", "--data", str(folder / "mds")),
+                *("--listen", f"127.0.0.1:{self.mds_port}"),
+                *("--grpc-listen", f"127.0.0.1:{self.grpc_port}"),
+                *mds_options,
+            ],
+            folder / "mds.log",
+            lambda: tcp_accepts(self.mds_port) and tcp_accepts(self.grpc_port),
+            env=self.env,
+        )
+        self.chunkserver = Daemon(
+            "chunkserver",
+            [
+                *(COPYGATE, *self._mds_options, "chunkserver", "--data", str(self.data)),
+                *("--listen", f"127.0.0.1:{self.chunkserver_port}"),
+                *chunkserver_options,
+            ],
+            folder / "chunkserver.log",
+            lambda: tcp_accepts(self.chunkserver_port),
+            env=self.env,
+        )
+
+    @property
+    def mds_address(self) -> str:
+        """What clients of the IO core are given as `mds`."""
+        return f"127.0.0.1:{self.mds_port}"
+
+    @property
+    def _mds_options(self) -> list[str]:
+        return ["--mds", self.mds_address, "--mds-grpc", f"127.0.0.1:{self.grpc_port}"]
+
+    def start(self) -> "Stack":
+        """Starts MDS and chunkserver."""
+        self.mds.start()
+        self.chunkserver.start()
+        return self
+
+    def stop(self, *, clean: bool = True) -> None:
+        """Ends everything; `clean` asks politely and raises if something needed force."""
+        problems: list[str] = []
+        for daemon in [*(g.daemon for g in reversed(self.gateways)), self.chunkserver, self.mds]:
+            if not clean:
+                daemon.kill()
+                continue
+            try:
+                daemon.stop()
+            except ProcessError as error:
+                problems.append(str(error))
+        shutil.rmtree(self.sockets, ignore_errors=True)
+        if problems:
+            raise ProcessError("\n".join(problems))
+
+    def __enter__(self) -> "Stack":
+        try:
+            return self.start()
+        except BaseException:
+            self.stop(clean=False)
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop(clean=error is None)
+
+    def copygate(self, *arguments: str | Path, **kwargs: Any) -> Any:
+        """Runs `copygate` against this store."""
+        return copygate(*self._mds_options, *arguments, env=self.env, **kwargs)
+
+    def copygate_json(self, *arguments: str | Path, **kwargs: Any) -> Any:
+        """The same with --json; returns the parsed answer."""
+        return copygate_json(*self._mds_options, *arguments, env=self.env, **kwargs)
+
+    def create_volume(self, name: str, size: str) -> None:
+        """Creates a volume; the size as people write it."""
+        self.copygate("volume", "create", name, size)
+
+    def gateway_daemon(
+        self,
+        volume: str,
+        *,
+        plugin: str = "c",
+        tcp: bool = False,
+        options: Sequence[str] = (),
+    ) -> Gateway:
+        """A gateway that is not started yet."""
+        number = len(self.gateways)
+        port = free_port() if tcp else None
+        socket = None if tcp else self.sockets / f"nbd{number}"
+        where = f"tcp:127.0.0.1:{port}" if tcp else f"unix:{socket}"
+        uri = f"nbd://127.0.0.1:{port}/{volume}" if tcp else unix_uri(str(socket), volume)
+
+        def ready() -> bool:
+            return tcp_accepts(port) if port else unix_accepts(Path(str(socket)))
+
+        daemon = Daemon(
+            f"gateway-{number}",
+            [
+                *(COPYGATE, *self._mds_options, "nbd", "serve", volume),
+                *("--listen", where, "--plugin", plugin, *options),
+            ],
+            self.folder / f"gateway-{number}.log",
+            ready,
+            env=self.env,
+        )
+        gateway = Gateway(daemon, uri, socket, port)
+        self.gateways.append(gateway)
+        return gateway
+
+    def gateway(
+        self,
+        volume: str,
+        *,
+        plugin: str = "c",
+        tcp: bool = False,
+        options: Sequence[str] = (),
+    ) -> Gateway:
+        """Exports a volume through nbdkit; `plugin` is one of PLUGINS."""
+        gateway = self.gateway_daemon(volume, plugin=plugin, tcp=tcp, options=options)
+        gateway.daemon.start()
+        return gateway
+
+    def logs(self) -> str:
+        """The ends of all logs, for the report of a failure."""
+        return "\n".join(
+            f"===== {log.name}\n{tail(log, 60)}" for log in sorted(self.folder.glob("*.log"))
+        )
+
+
+@contextlib.contextmanager
+def temporary_stack(
+    base: Path | None = None, *, keep: bool = False, **kwargs: Any
+) -> Iterator[Stack]:
+    """A stack in a new folder under `base`; removed afterwards, but not after a failure."""
+    folder = Path(tempfile.mkdtemp(prefix="copygate-", dir=base))
+    try:
+        with Stack(folder, **kwargs) as stack:
+            yield stack
+    except BaseException:
+        print(f"the store's files and logs are kept in {folder}", flush=True)
+        raise
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes_of(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return [p for p in found if os.path.exists(f"/proc/{p}")]  # noqa: PTH110
