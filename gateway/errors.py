@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The one family of exceptions of Copygate.
 
-Every error that a user can meet says what failed, where (``context``) and what to do (``hint``); the
-command line prints the three and exits with ``exit_code``.
+Every error that a user can meet says what failed, where (``context``) and what to do (``hint``);
+the command line prints the three and exits with ``exit_code``.
 """
 
 from __future__ import annotations
