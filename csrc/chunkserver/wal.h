@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The write-ahead log that all copysets of a disk share. Appends that arrive while a write is under
-// way leave together in the next one (group commit); each such batch is one O_DIRECT, O_DSYNC write of
-// 4 KiB-aligned blocks: a header region with all records' headers and the CRC-32C of every payload
-// block, then the payloads, sent from the buffers in which they arrived. Several batches may be in
-// flight; completions are reported strictly in log order.
+// way leave together in the next one (group commit); each such batch is one O_DIRECT, O_DSYNC write
+// of 4 KiB-aligned blocks: a header region with all records' headers and the CRC-32C of every
+// payload block, then the payloads, sent from the buffers in which they arrived. Several batches
+// may be in flight; completions are reported strictly in log order.
 //
-// Segments are preallocated files that are recycled. See docs/formats.md for the layout and for how a
-// torn tail (cut) is told from corruption in the middle (refused).
+// Segments are preallocated files that are recycled. See docs/formats.md for the layout and for how
+// a torn tail (cut) is told from corruption in the middle (refused).
 //
 // One reactor thread.
 #ifndef CG_CHUNKSERVER_WAL_H
@@ -22,45 +22,45 @@
 #include "base/list.h"
 #include "base/reactor.h"
 
-#define CG_WAL_BLOCK 4096U
-#define CG_WAL_META_MAX 1024U            // bytes of a record's own header
-// Bytes; a multiple of CG_WAL_BLOCK. One MiB, and a block more because a MiB that begins inside a block
-// touches 257 of them.
-#define CG_WAL_PAYLOAD_MAX ((1U << 20) + CG_WAL_BLOCK)
+#define CG_WAL_BLOCK    4096U
+#define CG_WAL_META_MAX 1024U // bytes of a record's own header
+// Bytes; a multiple of CG_WAL_BLOCK. One MiB, and a block more because a MiB that begins inside a
+// block touches 257 of them.
+#define CG_WAL_PAYLOAD_MAX        ((1U << 20) + CG_WAL_BLOCK)
 #define CG_WAL_PAYLOAD_BLOCKS_MAX (CG_WAL_PAYLOAD_MAX / CG_WAL_BLOCK)
 
 struct cg_wal;
 
-// What a record says. `group` is the copyset ((uint64_t)pool << 32 | copyset). A record of a group with
-// index i makes all earlier records of the group with an index >= i void (raft's truncation).
+// What a record says. `group` is the copyset ((uint64_t)pool << 32 | copyset). A record of a group
+// with index i makes all earlier records of the group with an index >= i void (raft's truncation).
 struct cg_wal_record {
     uint64_t group;
     uint64_t term;
     uint64_t index;
-    uint32_t type;         // the copyset's; the log does not look at it
-    uint32_t meta_length;  // bytes, at most CG_WAL_META_MAX
+    uint32_t type;        // the copyset's; the log does not look at it
+    uint32_t meta_length; // bytes, at most CG_WAL_META_MAX
     const void *meta;
-    uint32_t payload_length;      // bytes, a multiple of CG_WAL_BLOCK
-    const uint32_t *block_crcs;   // payload_length / CG_WAL_BLOCK values: CRC-32C of each block
+    uint32_t payload_length;    // bytes, a multiple of CG_WAL_BLOCK
+    const uint32_t *block_crcs; // payload_length / CG_WAL_BLOCK values: CRC-32C of each block
 };
 
 struct cg_wal_append {
     // The caller's, valid until `done`; meta and block_crcs are copied inside cg_wal_append.
     struct cg_wal_record record;
-    const struct iovec *payload;  // each piece aligned to and a multiple of CG_WAL_BLOCK
+    const struct iovec *payload; // each piece aligned to and a multiple of CG_WAL_BLOCK
     int payload_count;
     void (*done)(struct cg_wal_append *append);
     // From `done` on: 0 or -errno. After the first failure every append fails: the disk is retired.
     int status;
-    uint64_t lsn;  // where the record's batch begins, set before done
-    struct cg_list node;  // the log's
+    uint64_t lsn;        // where the record's batch begins, set before done
+    struct cg_list node; // the log's
 };
 
 struct cg_wal_options {
-    uint64_t segment_bytes;      // 0: 64 MiB
-    uint64_t capacity_bytes;     // 0: 1 GiB; more than this is never held
-    unsigned batches_in_flight;  // 0: 2
-    uint32_t batch_bytes_max;    // 0: 4 MiB
+    uint64_t segment_bytes;     // 0: 64 MiB
+    uint64_t capacity_bytes;    // 0: 1 GiB; more than this is never held
+    unsigned batches_in_flight; // 0: 2
+    uint32_t batch_bytes_max;   // 0: 4 MiB
 };
 
 struct cg_wal_replay {
@@ -69,15 +69,16 @@ struct cg_wal_replay {
     int (*record)(void *context, uint64_t lsn, const struct cg_wal_record *record,
                   const void *payload);
     void *context;
-    uint64_t from_lsn;  // records of batches that begin below it are not reported (checkpointed)
+    uint64_t from_lsn; // records of batches that begin below it are not reported (checkpointed)
 };
 
-// Opens the log in folder "wal" of `disk` (created if missing), replays it and makes ready to append in
-// a fresh segment. Blocking. Returns 0; -EBADMSG for corruption in the middle; -ENOSPC if the segments
-// cannot be preallocated; or what `record` returned. `error` (may be NULL) gets a sentence.
-int cg_wal_open(struct cg_disk *disk, struct cg_reactor *reactor, const struct cg_wal_options *options,
-                const struct cg_wal_replay *replay, struct cg_wal **out, char *error,
-                size_t error_size);
+// Opens the log in folder "wal" of `disk` (created if missing), replays it and makes ready to
+// append in a fresh segment. Blocking. Returns 0; -EBADMSG for corruption in the middle; -ENOSPC if
+// the segments cannot be preallocated; or what `record` returned. `error` (may be NULL) gets a
+// sentence.
+int cg_wal_open(struct cg_disk *disk, struct cg_reactor *reactor,
+                const struct cg_wal_options *options, const struct cg_wal_replay *replay,
+                struct cg_wal **out, char *error, size_t error_size);
 
 // All appends must be done.
 void cg_wal_close(struct cg_wal *wal);
@@ -92,15 +93,15 @@ uint64_t cg_wal_tail(const struct cg_wal *wal);
 // Nothing below `lsn` is needed any more: its segments may be reused.
 void cg_wal_recycle(struct cg_wal *wal, uint64_t lsn);
 
-// Bytes between the oldest needed and the tail, and the limit: the owner starts a checkpoint at half
-// and answers OVERLOAD when used + what it wants to append would pass the limit.
+// Bytes between the oldest needed and the tail, and the limit: the owner starts a checkpoint at
+// half and answers OVERLOAD when used + what it wants to append would pass the limit.
 uint64_t cg_wal_used(const struct cg_wal *wal);
 uint64_t cg_wal_capacity(const struct cg_wal *wal);
 
 struct cg_wal_stats {
     uint64_t batches;
     uint64_t records;
-    uint64_t bytes;  // written, headers included
+    uint64_t bytes; // written, headers included
 };
 void cg_wal_stats(const struct cg_wal *wal, struct cg_wal_stats *out);
 
