@@ -46,11 +46,14 @@ def forget(txn: Transaction, file_id: int) -> None:
 
 def since(txn: Transaction, revision: int) -> tuple[list[st.EpochRecord], int]:
     """The newest epoch of each volume raised after ``revision``, oldest first, and the revision
-    that these reach to."""
+    that these reach to. A revision that this store never had (it was made anew) counts as none."""
+    newest = get_u64(txn, Space.COUNTERS, REVISION)
+    if revision > newest:
+        revision = 0
     records = [
         parse(st.EpochRecord, value)
         for _, value in txn.scan(Space.EPOCHS, after=u64(revision), limit=BATCH_MAX)
     ]
     if len(records) == BATCH_MAX:
         return records, records[-1].revision
-    return records, get_u64(txn, Space.COUNTERS, REVISION)
+    return records, newest
