@@ -310,6 +310,12 @@ static int hand_back(struct cg_reactor *reactor) {
 
 int cg_reactor_fd(struct cg_reactor *reactor) {
     if (!reactor->foreign) {
+        if (reactor->backend->prepare_foreign != NULL) {
+            int refused = reactor->backend->prepare_foreign(reactor);
+            if (refused < 0) {
+                return refused;
+            }
+        }
         reactor->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
         if (reactor->timer_fd < 0) {
             return -errno;

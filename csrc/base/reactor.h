@@ -55,7 +55,8 @@ void cg_reactor_stop(struct cg_reactor *reactor);
 
 // A descriptor that is readable when cg_reactor_progress has something to do (timers and work started
 // between two calls of it included; that costs a write to an eventfd, so better call cg_reactor_progress
-// after starting work). The calling thread becomes the reactor's.
+// after starting work). First called before the first file operation (-EBUSY while one is running); the
+// calling thread becomes the reactor's.
 int cg_reactor_fd(struct cg_reactor *reactor);
 
 // Handles what is ready and returns without blocking: the number of events handled, or -errno.

@@ -24,6 +24,8 @@ struct cg_backend {
     enum cg_reactor_backend kind;
     int (*open)(struct cg_reactor *reactor);
     void (*close)(struct cg_reactor *reactor);
+    // Makes the descriptor one that wakes a poller. NULL: it always does.
+    int (*prepare_foreign)(struct cg_reactor *reactor);
     int (*descriptor)(struct cg_reactor *reactor);
     // Hands queued work to the kernel, waits up to timeout_ns (0: not at all, UINT64_MAX: no limit)
     // for events and dispatches them. Returns their number or -errno. A signal or a timeout is 0

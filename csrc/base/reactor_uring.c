@@ -11,9 +11,10 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/reactor_internal.h"
 
 #define SQ_ENTRIES     256U
@@ -30,13 +31,21 @@
 struct uring_state {
     struct io_uring ring;
     bool enabled;
-    bool disabled_at_start;
     unsigned unarmed; // watches that found no room in the submission queue
 };
 
 static uint64_t token(uint32_t slot, uint32_t generation) {
     return (uint64_t)generation << 32 | (uint64_t)slot << 2 | TAG_WATCH;
 }
+
+// From the best to the plainest; the kernel refuses with -EINVAL what it does not know.
+static const unsigned flag_sets[] = {
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL,
+    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+    0,
+};
+#define FLAG_SETS   (sizeof(flag_sets) / sizeof(flag_sets[0]))
+#define FOREIGN_SET 1U
 
 static int setup(struct uring_state *state, unsigned flags) {
     struct io_uring_params params = {
@@ -69,20 +78,20 @@ static int probe_opcodes(struct uring_state *state) {
     return all ? 0 : -ENOSYS;
 }
 
+static int setup_best(struct uring_state *state, unsigned first_set) {
+    int rc = -EINVAL;
+    for (unsigned i = first_set; i < FLAG_SETS && rc == -EINVAL; i++) {
+        rc = setup(state, flag_sets[i]);
+    }
+    return rc;
+}
+
 static int uring_open(struct cg_reactor *reactor) {
-    static const unsigned flag_sets[] = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL,
-        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
-        0,
-    };
     struct uring_state *state = calloc(1, sizeof(*state));
     if (state == NULL) {
         return -ENOMEM;
     }
-    int rc = -EINVAL;
-    for (unsigned i = 0; i < sizeof(flag_sets) / sizeof(flag_sets[0]) && rc == -EINVAL; i++) {
-        rc = setup(state, flag_sets[i]);
-    }
+    int rc = setup_best(state, 0);
     if (rc == 0) {
         rc = probe_opcodes(state);
         if (rc < 0) {
@@ -94,6 +103,29 @@ static int uring_open(struct cg_reactor *reactor) {
         return rc;
     }
     reactor->backend_state = state;
+    return 0;
+}
+
+// Exchanges the ring for one that wakes a poller. The watches move over by being armed again.
+static int uring_prepare_foreign(struct cg_reactor *reactor) {
+    struct uring_state *state = reactor->backend_state;
+    if ((state->ring.flags & IORING_SETUP_DEFER_TASKRUN) == 0) {
+        return 0;
+    }
+    if (reactor->files_running > 0) {
+        return -EBUSY;
+    }
+    struct uring_state fresh = {0};
+    int rc = setup_best(&fresh, FOREIGN_SET);
+    if (rc < 0) {
+        return rc;
+    }
+    io_uring_queue_exit(&state->ring);
+    *state = fresh;
+    for (uint32_t i = 0; i < reactor->slot_count; i++) {
+        reactor->slots[i].armed = false;
+        state->unarmed++;
+    }
     return 0;
 }
 
@@ -109,9 +141,10 @@ static int uring_descriptor(struct cg_reactor *reactor) {
 }
 
 static int enable(struct uring_state *state) {
-    int rc = io_uring_enable_rings(&state->ring);
-    if (rc < 0) {
-        return rc;
+    // By hand: liburing 2.3 declares io_uring_enable_rings but its shared library lacks it.
+    if (syscall(__NR_io_uring_register, state->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL,
+                0) < 0) {
+        return -errno;
     }
     state->enabled = true;
     // Saves looking up the descriptor on each call; does without if there is no room in the table.
@@ -303,6 +336,9 @@ static int uring_flush(struct cg_reactor *reactor) {
             return rc;
         }
     }
+    if (state->unarmed > 0) {
+        arm_remaining(reactor);
+    }
     if (io_uring_sq_ready(&state->ring) == 0) {
         return 0;
     }
@@ -314,6 +350,7 @@ const struct cg_backend cg_backend_uring = {
     .kind = CG_REACTOR_URING,
     .open = uring_open,
     .close = uring_close,
+    .prepare_foreign = uring_prepare_foreign,
     .descriptor = uring_descriptor,
     .wait = uring_wait,
     .flush = uring_flush,
