@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Measures every target in one run and prints the ratios.
+
+Contenders of one comparison run in turns (a, b, c, a, b, c, ...), at least three times each; the
+medians count. Figures of one machine mean little, the ratios carry over. The store lies on the disk
+of --folder, and so does the file that fio writes directly.
+
+    python bench/run.py            # about 8 minutes
+    python bench/run.py --quick    # about 2 minutes, three turns but short ones
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from daily import measure_up
+from loads import Loads
+from targets import Target, judge, print_details, print_targets
+
+
+def sustained_bytes(quick: bool) -> int:
+    """How much has to be written until the page cache cannot take it any more."""
+    if quick:
+        return 2 << 30
+    memory = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        memory[name] = int(value.split()[0]) << 10
+    ratio = int(Path("/proc/sys/vm/dirty_ratio").read_text())
+    limit = memory["MemAvailable"] * max(ratio, 10) // 100
+    return min(max(6 << 30, limit * 3 // 2), 24 << 30)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return {
+        "cores": os.cpu_count(),
+        "cpu": cpu,
+        "kernel": platform.release(),
+        "load_before": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def main() -> int:
+    """The command line. Exit status 1 if a target is missed and --strict was given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="shorter runs")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender (3)")
+    parser.add_argument("--seconds", type=float, default=None, help="of one run (5; quick 2)")
+    parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
+    parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="JSON report")
+    parser.add_argument("--only", default="", help="comma-separated: random,sequential,up,core")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds or (2.0 if arguments.quick else 5.0)
+    only = set(filter(None, arguments.only.split(",")))
+    base = arguments.folder or Path.cwd() / "build"
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=base))
+    about = machine()
+    print(f"{about['cores']} cores, {about['cpu']}, Linux {about['kernel']}; store in {folder}")
+    targets: list[Target] = []
+    details: dict[str, Any] = {}
+    try:
+        if not only or only & {"random", "sequential", "core"}:
+            with Loads(folder, rounds=arguments.rounds, seconds=seconds) as loads:
+                if not only or only & {"random", "core"}:
+                    details |= loads.random()
+                if not only or "sequential" in only:
+                    details |= loads.sequential(sustained_bytes(arguments.quick))
+        if not only or "up" in only:
+            details["up"] = measure_up(folder, quick=arguments.quick)
+        targets = judge(details)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print_details(details)
+    print_targets(targets)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": about, "targets": [t.as_dict() for t in targets], "details": details}
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"JSON: {arguments.output}")
+    return 1 if arguments.strict and not all(target.met for target in targets) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
