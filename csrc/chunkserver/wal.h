@@ -69,7 +69,9 @@ struct cg_wal_replay {
     int (*record)(void *context, uint64_t lsn, const struct cg_wal_record *record,
                   const void *payload);
     void *context;
-    uint64_t from_lsn; // records of batches that begin below it are not reported (checkpointed)
+    // Records of batches that begin below it are not reported (checkpointed). A value of
+    // cg_wal_tail or of an append's lsn; 0 at first.
+    uint64_t from_lsn;
 };
 
 // Opens the log in folder "wal" of `disk` (created if missing), replays it and makes ready to
@@ -80,7 +82,9 @@ int cg_wal_open(struct cg_disk *disk, struct cg_reactor *reactor,
                 const struct cg_wal_options *options, const struct cg_wal_replay *replay,
                 struct cg_wal **out, char *error, size_t error_size);
 
-// All appends must be done.
+// All appends must be done. Blocking; not from a callback of the reactor: it runs the reactor
+// (cg_reactor_wait) until a segment that is being prepared in the background is finished, and
+// writes a seal.
 void cg_wal_close(struct cg_wal *wal);
 
 // Queues a record. Written at the end of this iteration of the reactor, or when a batch in flight
@@ -88,13 +92,17 @@ void cg_wal_close(struct cg_wal *wal);
 void cg_wal_append(struct cg_wal *wal, struct cg_wal_append *append);
 
 // Where the next batch will begin: all records appended from now on have an lsn of at least this.
+// It may serve as `from_lsn` once every append made before this call is done with status 0.
 uint64_t cg_wal_tail(const struct cg_wal *wal);
 
 // Nothing below `lsn` is needed any more: its segments may be reused.
 void cg_wal_recycle(struct cg_wal *wal, uint64_t lsn);
 
-// Bytes between the oldest needed and the tail, and the limit: the owner starts a checkpoint at
-// half and answers OVERLOAD when used + what it wants to append would pass the limit.
+// Bytes of disk between the oldest needed record and the tail, queued appends included, and the
+// limit: the owner starts a checkpoint at half and answers OVERLOAD when used + what it wants to
+// append would pass the limit. Both may change by themselves: the limit falls when the disk is too
+// full to make another segment, and used may pass it after a restart. Appends beyond it wait for a
+// recycling.
 uint64_t cg_wal_used(const struct cg_wal *wal);
 uint64_t cg_wal_capacity(const struct cg_wal *wal);
 
