@@ -63,7 +63,7 @@ demo: $(VENV)/.built ## Show it: store, volume, NBD export, ext4 image, fio; sto
 $(BUILD)/c/build.ninja: $(VENV)/.ready $(VENV)/.deps-test
 	meson setup $(BUILD)/c $(WARNINGS)
 
-test: $(VENV)/.built $(VENV)/.deps-test $(BUILD)/c/build.ninja ## All tests: C, then Python
+test: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-vm $(BUILD)/c/build.ninja ## All tests: C, then Python
 	@$(BIN)/python packaging/run_tests.py --c $(BUILD)/c -- $(PYTEST_ARGS)
 
 test-c: $(BUILD)/c/build.ninja ## The C tests alone
@@ -101,8 +101,8 @@ format: $(VENV)/.ready $(VENV)/.deps-lint ## Format Python and C
 	$(BIN)/ruff format .
 	clang-format-14 -i $(C_FILES)
 
-bench: $(VENV)/.built ## Measure, and print ratios to the same machine's own limits
-	$(BIN)/python bench/bench.py
+bench: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-bench ## Measure, and print ratios to the same machine's own limits
+	$(BIN)/python bench/run.py
 
 $(BUILD)/fuzz/build.ninja: $(VENV)/.ready $(VENV)/.deps-fuzz
 	CC=clang-14 meson setup $(BUILD)/fuzz $(WARNINGS) -Dfuzz=true -Dwerror=false -Db_lundef=false \
@@ -113,7 +113,7 @@ fuzz: $(BUILD)/fuzz/build.ninja ## Fuzz the parsers for FUZZ_SECONDS (60) each
 	packaging/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
 
 crash: $(VENV)/.built $(VENV)/.deps-test ## kill -9 at random moments under load, ROUNDS (200) times
-	$(BIN)/python tests/cluster/crash.py --rounds $(ROUNDS)
+	$(BIN)/python tests/cluster/crash_campaign.py --rounds $(ROUNDS)
 
 chaos: crash
 

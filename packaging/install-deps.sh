@@ -7,7 +7,7 @@
 #   packaging/install-deps.sh [--dry-run] [GROUP...]
 #
 # Groups: build (compile), run (nbdkit, image tools, the demo), test (C and interop tests), lint,
-# fuzz, vm (the tests in a virtual machine). Default: build run.
+# fuzz, vm (the tests in a virtual machine), bench. Default: build run.
 set -euo pipefail
 
 declare -A packages=(
@@ -17,7 +17,8 @@ declare -A packages=(
     [test]="libcmocka-dev python3-libnbd xfsprogs"
     [lint]="clang-format-14"
     [fuzz]="clang-14 libclang-rt-14-dev libcmocka-dev"
-    [vm]="qemu-system-x86 linux-image-amd64 busybox-static nbd-client"
+    [vm]="qemu-system-x86 linux-image-amd64 busybox-static nbd-client iproute2 kmod e2fsprogs"
+    [bench]="strace"
 )
 
 usage() {
