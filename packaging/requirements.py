@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Prints the requirements of pyproject.toml, one a line: the build's, the project's and the extras'.
+"""Prints the requirements of pyproject.toml, one a line: the build's, the project's and the
+extras'.
 
 The build happens without isolation, so that an incremental build folder stays valid; so everything
 that it needs is installed beforehand, from the one list that there is.

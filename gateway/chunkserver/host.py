@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What Python decides for a chunkserver: it joins the cluster, reports, and does what it is told.
 
-The C engine serves the data path on its own thread. This side registers the disk with the MDS, creates
-the copysets that are assigned to it, raises epochs, deletes chunks that were given up, and reports in
-heartbeats. An MDS that does not answer stops none of the IO: the host keeps trying.
+The C engine serves the data path on its own thread. This side registers the disk with the MDS,
+creates the copysets that are assigned to it, raises epochs, deletes chunks that were given up,
+and reports in heartbeats. An MDS that does not answer stops none of the IO: the host keeps trying.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import random
@@ -19,10 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import grpc.aio
-
-from gateway.errors import BusyError, CopygateError, InvalidArgumentError, StorageError
-from gateway.proto import cluster_pb2, cluster_pb2_grpc
+from gateway.errors import (
+    CopygateError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from gateway.mds.client import MdsClient
+from gateway.proto import cluster_pb2
 
 if TYPE_CHECKING:
     from gateway.chunkserver.engine import Stats
@@ -99,15 +102,16 @@ def open_engine(settings: Settings) -> Engine:
 class Host:
     """One chunkserver: `start` it, let it run, `stop` it."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, mds: MdsClient | None = None) -> None:
         self._settings = settings
         self._engine = engine
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: cluster_pb2_grpc.ClusterServiceAsyncStub | None = None
+        self._mds = (
+            mds if mds is not None else MdsClient(settings.mds_grpc, timeout_s=CALL_TIMEOUT_S)
+        )
         self._id = 0
         self._interval_s = 1.0
         self._copysets: set[tuple[int, int]] = set()
-        self._epochs: dict[int, int] = {}
+        self._epoch_revision: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._reported_error = 0
 
@@ -126,12 +130,14 @@ class Host:
 
         Tries for `timeout_s` seconds, without end when that is None.
         """
-        options = [("grpc.enable_retries", 0), ("grpc.initial_reconnect_backoff_ms", 100),
-                   ("grpc.max_reconnect_backoff_ms", 2000)]  # fmt: skip
-        self._channel = grpc.aio.insecure_channel(self._settings.mds_grpc, options=options)
-        self._stub = cluster_pb2_grpc.ClusterServiceStub(self._channel)
-        async with asyncio.timeout(timeout_s):
-            await self._register()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._register()
+        except TimeoutError as error:
+            raise UnavailableError(
+                "The MDS does not answer",
+                context={"mds": self._settings.mds_grpc, "seconds": timeout_s},
+            ) from error
         self._task = asyncio.create_task(self._heartbeats(), name="chunkserver heartbeats")
 
     async def run(self) -> None:
@@ -145,8 +151,7 @@ class Host:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._channel is not None:
-            await self._channel.close()
+        await self._mds.close()
         await asyncio.to_thread(self._engine.stop)
 
     async def _register(self) -> None:
@@ -161,11 +166,7 @@ class Host:
         )
         if self._settings.zone:
             request.zone = self._settings.zone
-        assert self._stub is not None  # noqa: S101 - start sets it
-        stub = self._stub
-        response = await self._persist(
-            "register", lambda: stub.RegisterChunkserver(request, timeout=CALL_TIMEOUT_S)
-        )
+        response = await self._persist(lambda: self._mds.register_chunkserver(request))
         self._id = response.chunkserver_id
         self._interval_s = response.heartbeat_interval_ms / 1000
         await self._assign(response.copysets)
@@ -176,27 +177,18 @@ class Host:
             len(self._copysets),
         )
         # The MDS hands out epochs and chunks to reclaim in heartbeats: take them before serving.
-        await self._persist("hear", self._beat)
+        await self._persist(self._beat)
 
-    async def _persist(self, what: str, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Calls the MDS until it answers; what it refuses for good is raised."""
+    async def _persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Calls the MDS until it answers; what it refuses is raised."""
         pause = RETRY_FIRST_S
         told = False
         while True:
             try:
                 return await call()
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in _PASSING:
-                    raise CopygateError(
-                        f"The MDS refuses to {what} this chunkserver: {error.details()}",
-                        context={"mds": self._settings.mds_grpc, "uuid": self._engine.uuid},
-                    ) from error
+            except UnavailableError as error:
                 if not told:
-                    log.warning(
-                        "the MDS at %s does not answer (%s): trying until it does",
-                        self._settings.mds_grpc,
-                        error.code().name,
-                    )
+                    log.warning("%s: trying until it answers", error)
                     told = True
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads
             pause = min(pause * 2, RETRY_MAX_S)
@@ -208,11 +200,12 @@ class Host:
             await asyncio.sleep(self._interval_s * random.uniform(0.9, 1.1))  # noqa: S311
             try:
                 await self._beat()
-            except grpc.aio.AioRpcError as error:
-                if error.code() == grpc.StatusCode.NOT_FOUND:
-                    await self._register_again()
-                elif not silent:
-                    log.warning("no heartbeat: %s: %s", error.code().name, error.details())
+            except NotFoundError:
+                await self._register_again()
+                continue
+            except UnavailableError as error:
+                if not silent:
+                    log.warning("no heartbeat: %s", error)
                     silent = True
                 continue
             except (OSError, CopygateError) as error:
@@ -241,6 +234,8 @@ class Host:
             used_bytes=max(0, stats.capacity_bytes - stats.free_bytes),
             disk_error=os.strerror(stats.disk_error) if stats.disk_error else "",
         )
+        if self._epoch_revision is not None:
+            request.epoch_revision = self._epoch_revision
         for pool, copyset in sorted(self._copysets):
             request.copysets.add(
                 logical_pool_id=pool,
@@ -248,12 +243,11 @@ class Host:
                 leader=True,
                 applied_index=max(0, self._engine.applied(pool, copyset)),
             )
-        assert self._stub is not None  # noqa: S101 - start sets it
-        response = await self._stub.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+        response = await self._mds.heartbeat(request)
         if stats.disk_error:
             return
         await self._assign(response.copysets)
-        await self._raise_epochs(response.epochs)
+        await self._raise_epochs(response)
         await self._reclaim(list(response.reclaim)[:RECLAIM_BATCH])
 
     async def _assign(self, copysets: Iterable[cluster_pb2.CopysetAssignment]) -> None:
@@ -263,11 +257,11 @@ class Host:
                 await asyncio.to_thread(self._engine.add_copyset, *key)
                 self._copysets.add(key)
 
-    async def _raise_epochs(self, epochs: Iterable[cluster_pb2.FileEpoch]) -> None:
-        for item in epochs:
-            if item.epoch > self._epochs.get(item.file_id, 0):
-                await asyncio.to_thread(self._engine.raise_epoch, item.file_id, item.epoch)
-                self._epochs[item.file_id] = item.epoch
+    async def _raise_epochs(self, response: cluster_pb2.HeartbeatResponse) -> None:
+        for item in response.epochs:
+            await asyncio.to_thread(self._engine.raise_epoch, item.file_id, item.epoch)
+        # Only now: the MDS does not send again what it was told is durable here.
+        self._epoch_revision = response.epoch_revision
 
     async def _reclaim(self, chunks: list[cluster_pb2.ChunkId]) -> None:
         if not chunks:
@@ -293,18 +287,8 @@ class Host:
         await asyncio.gather(*(one(chunk) for chunk in chunks))
         if done:
             request = cluster_pb2.ReclaimDoneRequest(chunkserver_id=self._id, chunks=done)
-            assert self._stub is not None  # noqa: S101 - start sets it
-            await self._stub.ReclaimDone(request, timeout=CALL_TIMEOUT_S)
+            await self._mds.reclaim_done(request)
             log.info("deleted %d chunks that were given up", len(done))
-
-
-_PASSING = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -316,11 +300,3 @@ def _split(address: str) -> tuple[str, int]:
             hint="give --listen a HOST:PORT",
         )
     return host, int(port)
-
-
-def explain_start(error: OSError, settings: Settings) -> CopygateError:
-    """The engine's refusal to start, in the words of a user's options."""
-    context = {"folder": settings.folder}
-    if error.errno in (errno.EAGAIN, errno.EBUSY, errno.EDEADLK):
-        return BusyError(str(error.strerror), context=context, hint="is it running already?")
-    return StorageError(str(error.strerror or error), context=context)

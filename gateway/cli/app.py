@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What every command has: the shared options, the two ways to answer (people, `--json`), the log."""
+"""What every command has: the shared options, the two ways to answer (people, `--json`), the
+log."""
 
 from __future__ import annotations
 

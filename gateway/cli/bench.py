@@ -94,6 +94,7 @@ def _show(found: dict[str, Any]) -> None:
 @pass_app
 def bench(
     app: App,
+    *,
     volume: str,
     rw: str,
     bs: int,

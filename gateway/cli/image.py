@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`copygate import` and `copygate export`: disk images in and out, holes kept.
 
-nbdcopy moves the data between two NBD servers that it starts and ends: our nbdkit plugin for the volume,
-and qemu-nbd where the image is a qcow2.
+nbdcopy moves the data between two NBD servers that it starts and ends: our nbdkit plugin for the
+volume, and qemu-nbd where the image is a qcow2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, Any
 import click
 
 from gateway.cli.app import App, pass_app
-from gateway.cli.cluster import Cluster, Volume, connect
+from gateway.cli.cluster import Cluster, Volume, connect, volume_path
 from gateway.cli.nbdkit import Export, plugin_environment
 from gateway.cli.sizes import format_size
 from gateway.errors import (
@@ -49,6 +49,20 @@ class Image:
     format: str
     virtual_bytes: int
     data_bytes: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """A volume as a copy sees it."""
+
+    path: str
+    size: int
+    allocated: int
+
+    @classmethod
+    def of(cls, name: str, volume: Volume) -> Place:
+        """The place of a volume that was found under `name`."""
+        return cls(volume_path(name), volume.size, volume.allocated)
 
 
 def tool(name: str, package: str) -> str:
@@ -91,9 +105,7 @@ def examine(path: Path, image_format: str | None, allow_backing: bool) -> Image:
     found = image_format or ("qcow2" if magic == QCOW2_MAGIC else "raw")
     qemu_img = tool("qemu-img", "qemu-utils")
     name = str(path.absolute())
-    info = run_json(
-        [qemu_img, "info", "--output=json", "-f", found, name], "Cannot read the image"
-    )
+    info = run_json([qemu_img, "info", "--output=json", "-f", found, name], "Cannot read the image")
     specific = info.get("format-specific", {}).get("data", {})
     outside = info.get("full-backing-filename") or specific.get("data-file")
     if outside and not allow_backing:
@@ -121,7 +133,7 @@ def _qemu_nbd(image: Path, *, read_only: bool) -> list[str]:
     return [tool("qemu-nbd", "qemu-utils"), "-f", "qcow2", "--shared=16", *options, str(image)]
 
 
-def _volume_server(app: App, volume: Volume, *, read_only: bool, threads: int) -> list[str]:
+def _volume_server(app: App, volume: Place, *, read_only: bool, threads: int) -> list[str]:
     export = Export(
         mds=app.mds,
         owner=app.owner,
@@ -210,7 +222,7 @@ def _copy_error(title: str, said: str) -> CopygateError:
 
 
 def _refuse_in_use(cluster: Cluster, volume: str, take_over: bool) -> None:
-    sessions = cluster.writers(volume)
+    sessions = cluster.sessions(volume)
     if sessions and not take_over:
         raise BusyError(
             "The volume is in use",
@@ -231,6 +243,7 @@ def _refuse_in_use(cluster: Cluster, volume: str, take_over: bool) -> None:
 @pass_app
 def import_image(
     app: App,
+    *,
     image: Path,
     volume: str,
     image_format: str | None,
@@ -250,9 +263,9 @@ def import_image(
         if existing is None:
             _check_space(cluster, found.data_bytes)
             size = -(-found.virtual_bytes // SIZE_UNIT) * SIZE_UNIT
-            target = cluster.create(volume, max(size, SIZE_MIN))
+            target = Place.of(volume, cluster.create(volume, max(size, SIZE_MIN)))
         else:
-            target = existing
+            target = Place.of(volume, existing)
             _check_target(cluster, found, target, overwrite=overwrite, take_over=take_over)
     source = (
         _server(_qemu_nbd(found.path.absolute(), read_only=True))
@@ -284,7 +297,7 @@ def _check_space(cluster: Cluster, needed: int) -> None:
 
 
 def _check_target(
-    cluster: Cluster, image: Image, target: Volume, *, overwrite: bool, take_over: bool
+    cluster: Cluster, image: Image, target: Place, *, overwrite: bool, take_over: bool
 ) -> None:
     if not overwrite:
         raise ExistsError(
@@ -294,7 +307,8 @@ def _check_target(
         )
     if target.size < image.virtual_bytes:
         raise InvalidArgumentError(
-            f"The image is {format_size(image.virtual_bytes)}, the volume {format_size(target.size)}",
+            f"The image is {format_size(image.virtual_bytes)}, "
+            f"the volume {format_size(target.size)}",
             context={"volume": target.path},
             hint=f"copygate volume resize {target.path} {image.virtual_bytes}",
         )
@@ -302,7 +316,7 @@ def _check_target(
     _refuse_in_use(cluster, target.path, take_over)
 
 
-def _zero_rest(app: App, target: Volume, start: int) -> None:
+def _zero_rest(app: App, target: Place, start: int) -> None:
     """What the volume held behind the image's end would else be found there."""
     if target.size <= start:
         return
@@ -326,7 +340,7 @@ def _zero_rest(app: App, target: Volume, start: int) -> None:
 @click.option("--threads", type=click.IntRange(1, 64), default=8, hidden=True)
 @pass_app
 def export_image(
-    app: App, volume: str, image: Path, image_format: str | None, overwrite: bool, threads: int
+    app: App, *, volume: str, image: Path, image_format: str | None, overwrite: bool, threads: int
 ) -> None:
     """Copy VOLUME into a raw or qcow2 IMAGE.
 
@@ -344,8 +358,8 @@ def export_image(
     if not folder.is_dir():
         raise NotFoundError("The image's folder does not exist", context={"folder": folder})
     with connect(app) as cluster:
-        source = cluster.get(volume)
-    needed = _data_bytes(app, source)
+        place = Place.of(volume, cluster.get(volume))
+    needed = _data_bytes(app, place)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NoSpaceError(
@@ -355,10 +369,10 @@ def export_image(
     # Under another name until it is whole: nobody takes a part for the image.
     partial = image.with_name(f".{image.name}.{os.getpid()}.part")
     try:
-        server = _volume_server(app, source, read_only=True, threads=16)
+        server = _volume_server(app, place, read_only=True, threads=16)
         if chosen == "qcow2":
             create = [tool("qemu-img", "qemu-utils"), "create", "-q", "-f", "qcow2", str(partial)]
-            subprocess.run([*create, str(source.size)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*create, str(place.size)], check=True, stdout=subprocess.DEVNULL)
             target = _server(_qemu_nbd(partial.absolute(), read_only=False))
             options = ["--destination-is-zero"]
         else:
@@ -370,8 +384,8 @@ def export_image(
         partial.replace(image)
     finally:
         partial.unlink(missing_ok=True)
-    result = _summary(Image(image, chosen, source.size, needed), source, seconds)
-    app.emit(result, lambda: _tell(result, f"volume {source.path} -> {image}"))
+    result = _summary(Image(image, chosen, place.size, needed), place, seconds)
+    app.emit(result, lambda: _tell(result, f"volume {place.path} -> {image}"))
 
 
 def _sync(path: Path) -> None:
@@ -382,7 +396,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _data_bytes(app: App, volume: Volume) -> int:
+def _data_bytes(app: App, volume: Place) -> int:
     """Bytes of the volume that hold data, from its block status."""
     from gateway.core import Client  # noqa: PLC0415
 
@@ -399,7 +413,7 @@ def _data_bytes(app: App, volume: Volume) -> int:
     return total
 
 
-def _summary(image: Image, volume: Volume, seconds: float) -> dict[str, Any]:
+def _summary(image: Image, volume: Place, seconds: float) -> dict[str, Any]:
     return {
         "volume": volume.path,
         "image": str(image.path),

@@ -25,9 +25,9 @@ from gateway.errors import (
 
 EPILOG = """Sizes are powers of two: 10G = 10GiB = 10 x 2^30 bytes.
 
-Exit codes: 0 done; 1 failed; 2 wrong option, value or configuration; 3 not found; 4 the name is taken;
-5 in use; 6 the owner does not match; 7 taken over by another client; 8 a server does not answer;
-9 no space; 10 the store failed; 11 protocol error; 130 interrupted.
+Exit codes: 0 done; 1 failed; 2 wrong option, value or configuration; 3 not found; 4 the name is
+taken; 5 in use; 6 the owner does not match; 7 taken over by another client; 8 a server does not
+answer; 9 no space; 10 the store failed; 11 protocol error; 130 interrupted.
 
 Each option can be set as COPYGATE_<COMMAND>_<OPTION> or in a TOML file: see docs/operations.md."""
 
@@ -47,7 +47,8 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Imports a command only when it is asked for, and proposes the nearest name for a wrong one."""
+    """Imports a command only when it is asked for, and proposes the nearest name for a wrong
+    one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -139,7 +140,9 @@ def _os_error(error: OSError) -> CopygateError:
         return NoSpaceError("No space left", context=context, hint="free some, or use another disk")
     if error.errno == errno.EADDRINUSE:
         return BusyError(
-            f"The address is in use: {text}", context=context, hint="stop the other, or pick another"
+            f"The address is in use: {text}",
+            context=context,
+            hint="stop the other, or pick another",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InvalidArgumentError(
@@ -169,7 +172,8 @@ def _run(arguments: list[str], app: App) -> int:
 
 
 def main() -> None:
-    """Runs `copygate`. Every failure ends in one or two lines and an exit code, never a traceback."""
+    """Runs `copygate`. Every failure ends in one or two lines and an exit code, never a
+    traceback."""
     app = App()
     setup_log("info")
     try:

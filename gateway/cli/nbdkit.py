@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """nbdkit as our child: its command line, the sockets it listens on, and keeping it alive.
 
-We bind the sockets and hand them to nbdkit (LISTEN_FDS, the protocol of systemd): then an address in
-use is our error message, a port of 0 has a number that we can print, and while nbdkit restarts
-connections wait in the backlog instead of being refused.
+We bind the sockets and hand them to nbdkit (LISTEN_FDS, the protocol of systemd): then an
+address in use is our error message, a port of 0 has a number that we can print, and while nbdkit
+restarts connections wait in the backlog instead of being refused.
 """
 
 from __future__ import annotations
@@ -166,10 +166,9 @@ def find_plugin(kind: str) -> list[str]:
 
 
 def plugin_environment(kind: str) -> dict[str, str]:
-    """The environment of nbdkit. Its Python plugin embeds the system's Python, which has to find us."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith("LISTEN_")
-    }
+    """The environment of nbdkit. Its Python plugin embeds the system's Python, which has to find
+    us."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LISTEN_")}
     if kind == "python":
         places = [str(package_folder().parent)]
         places += [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]

@@ -39,7 +39,8 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: int) -> str:
-    """Returns `count` bytes with the largest unit that leaves at least 1: ``10 GiB``, ``1.5 MiB``."""
+    """Returns `count` bytes with the largest unit that leaves at least 1: ``10 GiB``, ``1.5
+    MiB``."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if abs(value) < 1024:

@@ -7,9 +7,9 @@
    ``$XDG_CONFIG_HOME/copygate/copygate.toml`` and ``/etc/copygate/copygate.toml`` that exists,
 4. the default.
 
-The file has a table for what all commands share (``[client]``) and one for each command with settings
-of its own. A name that is not known is refused, with the nearest one that is: a mistyped option that is
-silently ignored costs somebody a night.
+The file has a table for what all commands share (``[client]``) and one for each command with
+settings of its own. A name that is not known is refused, with the nearest one that is: a
+mistyped option that is silently ignored costs somebody a night.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def find_file(environment: Mapping[str, str] = os.environ) -> Path | None:
 def load(path: Path) -> dict[str, dict[str, Any]]:
     """Reads and checks a configuration file: table -> key -> value.
 
-    Raises ConfigError when it cannot be read, is not TOML, has a name that is not known or a value of
-    the wrong type.
+    Raises ConfigError when it cannot be read, is not TOML, has a name that is not known or a
+    value of the wrong type.
     """
     try:
         with path.open("rb") as file:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The MDS as a command uses it: blocking calls over its gRPC client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+from gateway.cli.app import App
+from gateway.errors import InvalidArgumentError, NotFoundError
+from gateway.mds.client import MdsClient, Volume
+from gateway.mds.rules import RECYCLE_BIN
+from gateway.proto.cluster_pb2 import ClusterStatusResponse
+
+__all__ = ["Cluster", "Volume", "connect", "volume_path"]
+
+_T = TypeVar("_T")
+
+
+def volume_path(name: str) -> str:
+    """The full path of a volume: "vol1" is "/vol1"."""
+    return name if name.startswith("/") else f"/{name}"
+
+
+class Cluster:
+    """One connection to the MDS. Errors are those of MdsClient."""
+
+    def __init__(self, client: MdsClient, runner: asyncio.Runner) -> None:
+        self._client = client
+        self._runner = runner
+
+    def _wait(self, call: Coroutine[Any, Any, _T]) -> _T:
+        return self._runner.run(call)
+
+    def get(self, name: str) -> Volume:
+        """A volume. Raises NotFoundError; InvalidArgumentError when it is a folder."""
+        volume = self._wait(self._client.info(name))
+        if volume.is_folder:
+            raise InvalidArgumentError("That is a folder", context={"path": volume_path(name)})
+        return volume
+
+    def find(self, name: str) -> Volume | None:
+        """A volume, or None."""
+        try:
+            return self.get(name)
+        except NotFoundError:
+            return None
+
+    def create(
+        self, name: str, size: int, *, stripe_unit: int = 0, stripe_count: int = 0
+    ) -> Volume:
+        """Makes a volume."""
+        return self._wait(
+            self._client.create_volume(
+                name, size, stripe_unit=stripe_unit, stripe_count=stripe_count
+            )
+        )
+
+    def create_folder(self, name: str) -> Volume:
+        """Makes a folder."""
+        return self._wait(self._client.create_folder(name))
+
+    def list(self, folder: str) -> list[Volume]:
+        """What a folder has."""
+        return self._wait(self._client.list(folder))
+
+    def list_deleted(self) -> list[Volume]:  # type: ignore[valid-type]
+        """What is in the recycle bin."""
+        return self._wait(self._client.list_deleted())
+
+    def resize(self, name: str, size: int) -> None:
+        """Makes a volume longer."""
+        self._wait(self._client.resize(name, size))
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives a volume another name."""
+        self._wait(self._client.rename(old, new))
+
+    def delete(self, name: str, *, permanent: bool = False) -> None:
+        """Moves a volume to the recycle bin, or removes an empty folder; with `permanent` the
+        volume is destroyed, wherever it is. Its space comes back within some heartbeats."""
+        path = volume_path(name)
+        if not permanent:
+            self._wait(self._client.delete(path))
+            return
+        if not path.startswith(f"/{RECYCLE_BIN}/"):
+            found = self._wait(self._client.info(path))
+            self._wait(self._client.delete(path))
+            if found.is_folder:
+                return
+            deleted = self._wait(self._client.list_deleted())
+            path = next(item.name for item in deleted if item.id == found.id)
+        self._wait(self._client.purge(path))
+
+    def recover(self, name: str, volume_id: int = 0) -> None:
+        """Brings a deleted volume back."""
+        self._wait(self._client.recover(name, volume_id=volume_id))
+
+    def status(self) -> ClusterStatusResponse:
+        """The cluster as operators see it."""
+        return self._wait(self._client.status())
+
+    def free_bytes(self) -> int:
+        """What the chunkservers that are online have free."""
+        servers = [server for server in self.status().chunkservers if server.online]
+        return sum(max(0, server.capacity_bytes - server.used_bytes) for server in servers)
+
+    def sessions(self, name: str) -> list[str]:  # type: ignore[valid-type]
+        """Who has the volume open."""
+        path = volume_path(name)
+        return [s.client for s in self.status().sessions if volume_path(s.volume) == path]
+
+
+@contextlib.contextmanager
+def connect(app: App) -> Iterator[Cluster]:
+    """Opens a connection to the MDS that the options name."""
+    with asyncio.Runner() as runner:
+
+        async def open_client() -> MdsClient:
+            return MdsClient(app.grpc_address, owner=app.owner, root_password=app.root_password())
+
+        client = runner.run(open_client())
+        try:
+            yield Cluster(client, runner)
+        finally:
+            runner.run(client.close())

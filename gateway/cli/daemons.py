@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`copygate mds` and `copygate chunkserver`: the daemons of a cluster, each in its own process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import click
+
+from gateway.cli.app import (
+    DEFAULT_CHUNKSERVER,
+    DEFAULT_MDS,
+    DEFAULT_MDS_GRPC,
+    SIZE,
+    App,
+    check_listen,
+    pass_app,
+    setup_log,
+    split_address,
+)
+from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
+
+REMOTE_HELP = (
+    "Allow addresses other than loopback. Gives up the only protection that there is: whoever "
+    "reaches them may read and write every volume."
+)
+
+
+@click.command("mds")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of metadata.")
+@click.option(
+    "--listen", metavar="HOST:PORT", default=DEFAULT_MDS, show_default=True,
+    help="Where the data path (baidu_std) is served.",
+)  # fmt: skip
+@click.option(
+    "--grpc-listen", metavar="HOST:PORT", default=DEFAULT_MDS_GRPC, show_default=True,
+    help="Where gRPC is served.",
+)  # fmt: skip
+@click.option("--allow-remote", is_flag=True, help=REMOTE_HELP)
+@pass_app
+def mds(app: App, data: Path, listen: str, grpc_listen: str, allow_remote: bool) -> None:
+    """Run a metadata server on an embedded database (SQLite) in the folder --data."""
+    setup_log(app.log_level)
+    check_listen(listen, "--listen", allow_remote)
+    check_listen(grpc_listen, "--grpc-listen", allow_remote)
+    folder = make_folder(data, "the MDS's folder")
+
+    async def run(stopper: Stopper) -> None:
+        from gateway.mds.config import MdsConfig  # noqa: PLC0415
+        from gateway.mds.server import MdsServer  # noqa: PLC0415
+
+        config = MdsConfig(
+            store=folder / "metadata.sqlite",
+            listen=(listen,),
+            grpc_listen=(grpc_listen,),
+            allow_remote=allow_remote,
+            root_password=app.root_password(),
+        )
+        server = MdsServer(config)
+        await server.start()
+        try:
+            ready = {"mds": server.address, "mds_grpc": server.grpc_address, "pid": os.getpid()}
+            app.emit(
+                ready,
+                lambda: click.echo(f"MDS ready at {server.address} (gRPC {server.grpc_address})"),
+            )
+            await stopper.wait()
+        finally:
+            await server.stop()
+
+    with exclusive(folder, "the MDS's folder"):
+        run_daemon(run)
+
+
+@click.command("chunkserver")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of chunks.")
+@click.option(
+    "--listen", metavar="HOST:PORT", default=DEFAULT_CHUNKSERVER, show_default=True,
+    help="Where chunks are served.",
+)  # fmt: skip
+@click.option("--advertise", metavar="IP:PORT", help="Where clients reach it, if elsewhere.")
+@click.option("--zone", help="Failure domain, such as a rack.")
+@click.option("--wal-size", type=SIZE, help="Write-ahead log (default 1G).")
+@click.option("--memory", type=SIZE, help="Buffers of requests in flight (default 64M).")
+@click.option("--reserve", type=SIZE, help="Free space that is kept back (default 64M).")
+@click.option("--inflight-max", type=click.IntRange(1), help="Requests at once (default 5000).")
+@click.option(
+    "--backend", type=click.Choice(["auto", "io_uring", "epoll"]), default="auto",
+    show_default=True, help="How it talks to the kernel.",
+)  # fmt: skip
+@click.option("--allow-remote", is_flag=True, help=REMOTE_HELP)
+@pass_app
+def chunkserver(
+    app: App,
+    *,
+    data: Path,
+    listen: str,
+    advertise: str | None,
+    zone: str | None,
+    wal_size: int | None,
+    memory: int | None,
+    reserve: int | None,
+    inflight_max: int | None,
+    backend: str,
+    allow_remote: bool,
+) -> None:
+    """Serve the chunks of one disk, the folder --data, and join the cluster of --mds-grpc."""
+    setup_log(app.log_level)
+    for address in listen.split(","):
+        check_listen(address, "--listen", allow_remote)
+    if advertise is not None:
+        split_address(advertise, "--advertise")
+    folder = make_folder(data, "the chunkserver's folder")
+
+    async def run(stopper: Stopper) -> None:
+        from gateway.chunkserver.host import Host, Settings, open_engine  # noqa: PLC0415
+
+        settings = Settings(
+            folder=folder,
+            listen=listen,
+            mds_grpc=app.grpc_address,
+            advertise=advertise,
+            zone=zone,
+            wal_bytes=wal_size or 0,
+            memory_bytes=memory or 0,
+            inflight_max=inflight_max or 0,
+            reserve_bytes=reserve or 0,
+            backend=backend,
+            log_level=app.log_level,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            host = Host(settings, await asyncio.to_thread(open_engine, settings))
+            stack.push_async_callback(host.stop)
+            await host.start()
+            ready = {"chunkserver": host.address, "id": host.id, "pid": os.getpid()}
+            app.emit(ready, lambda: click.echo(f"chunkserver {host.id} ready at {host.address}"))
+            await stopper.wait()
+
+    with exclusive(folder, "the chunkserver's folder"):
+        run_daemon(run)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`copygate up`: a whole store in one process, and nbdkit beside it that offers its volumes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.app import (
+    DEFAULT_CHUNKSERVER,
+    DEFAULT_MDS,
+    DEFAULT_MDS_GRPC,
+    SIZE,
+    App,
+    check_listen,
+    pass_app,
+    setup_log,
+)
+from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
+from gateway.cli.nbdkit import DEFAULT_THREADS, Endpoint, Export, Supervisor
+from gateway.cli.sizes import format_size, parse_size
+from gateway.errors import InvalidArgumentError
+
+log = logging.getLogger("gateway.up")
+
+JOIN_TIMEOUT_S = 30.0
+
+
+def default_folder() -> Path:
+    """Where the data goes when nothing is said: the system's place for root, else the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/copygate")
+    home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(home).expanduser() / "copygate"
+
+
+def parse_volume(text: str) -> tuple[str, int | None]:
+    """Reads NAME:SIZE, or NAME for a volume that exists already."""
+    name, colon, size = text.rpartition(":")
+    if not colon:
+        return text, None
+    if not name or not size:
+        raise InvalidArgumentError(
+            f"--volume {text} is not NAME:SIZE", hint="write it as --volume vol1:10G"
+        )
+    return name, parse_size(size)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of `copygate up`, checked."""
+
+    folder: Path
+    volumes: tuple[tuple[str, int | None], ...]
+    endpoint: Endpoint | None
+    read_only: bool
+    plugin: str
+    threads: int
+    wal_bytes: int
+    mds_listen: str
+    grpc_listen: str
+    chunkserver_listen: str
+    allow_remote: bool
+
+
+async def run(app: App, plan: Plan, stopper: Stopper) -> None:
+    """Starts everything, says so, waits for a signal, stops everything in the reverse order."""
+    began = time.monotonic()
+    # Imported here: a start that fails for an option should not wait for gRPC.
+    from gateway.chunkserver.host import Host, Settings  # noqa: PLC0415
+    from gateway.chunkserver.host import open_engine as open_disk  # noqa: PLC0415
+    from gateway.mds.config import MdsConfig  # noqa: PLC0415
+    from gateway.mds.server import MdsServer  # noqa: PLC0415
+
+    async with contextlib.AsyncExitStack() as stack:
+        sock = endpoint = None
+        if plan.endpoint is not None:
+            sock, endpoint = plan.endpoint.bind()
+            stack.callback(_close_socket, sock, endpoint)
+        mds_folder = make_folder(plan.folder / "mds", "the MDS's folder")
+        mds = MdsServer(
+            MdsConfig(
+                store=mds_folder / "metadata.sqlite",
+                listen=(plan.mds_listen,),
+                grpc_listen=(plan.grpc_listen,),
+                allow_remote=plan.allow_remote,
+                root_password=app.root_password(),
+            )
+        )
+        await mds.start()
+        stack.push_async_callback(mds.stop)
+        settings = Settings(
+            folder=plan.folder / "chunkserver",
+            listen=plan.chunkserver_listen,
+            mds_grpc=mds.grpc_address,
+            wal_bytes=plan.wal_bytes,
+            log_level=app.log_level,
+        )
+        host = Host(settings, await asyncio.to_thread(open_disk, settings))
+        stack.push_async_callback(host.stop)
+        await host.start(timeout_s=JOIN_TIMEOUT_S)
+        local = App(
+            mds=mds.address,
+            mds_grpc=mds.grpc_address,
+            owner=app.owner,
+            root_password_file=app.root_password_file,
+        )
+        for name, size in plan.volumes:
+            await asyncio.to_thread(_ensure_volume, local, name, size)
+        supervisor = None
+        if sock is not None:
+            supervisor = Supervisor(_export(local, plan), sock, plan.folder / "nbdkit.pid")
+            await supervisor.start()
+            stack.push_async_callback(supervisor.stop)
+        ready = _ready(plan, mds.address, mds.grpc_address, host.address, endpoint)
+        ready["pid"] = os.getpid()
+        ready["nbdkit_pid"] = supervisor.pid if supervisor is not None else None
+        ready["seconds"] = round(time.monotonic() - began, 3)
+        app.emit(ready, lambda: _tell(ready, plan))
+        await stopper.wait()
+    log.info("stopped")
+
+
+def _close_socket(sock: Any, endpoint: Endpoint) -> None:
+    sock.close()
+    if endpoint.path is not None:
+        endpoint.path.unlink(missing_ok=True)
+
+
+def _export(app: App, plan: Plan) -> Export:
+    # With one volume it is the default export; with several, or none yet, the client names one.
+    only = plan.volumes[0][0] if len(plan.volumes) == 1 else None
+    return Export(
+        mds=app.mds,
+        owner=app.owner,
+        volume=only,
+        read_only=plan.read_only,
+        plugin=plan.plugin,
+        threads=plan.threads,
+        password_file=app.root_password_file,
+    )
+
+
+def _ensure_volume(app: App, name: str, size: int | None) -> None:
+    """The volume is there afterwards, with at least this size; it never becomes smaller."""
+    from gateway.cli.cluster import connect  # noqa: PLC0415
+
+    with connect(app) as cluster:
+        volume = cluster.find(name)
+        if volume is None:
+            if size is None:
+                raise InvalidArgumentError(
+                    f"--volume {name}: there is no such volume yet",
+                    hint=f"give its size: --volume {name}:10G",
+                )
+            cluster.create(name, size)
+            log.info("volume %s created, %s", name, format_size(size))
+        elif size is not None and size < volume.size:
+            raise InvalidArgumentError(
+                f"--volume {name}: it has {format_size(volume.size)}, and a volume cannot shrink",
+                hint=f"leave the size out, or delete it: copygate volume delete {name}",
+            )
+        elif size is not None and size > volume.size:
+            cluster.resize(name, size)
+            log.info(
+                "volume %s extended from %s to %s",
+                name,
+                format_size(volume.size),
+                format_size(size),
+            )
+
+
+def _ready(
+    plan: Plan, mds: str, mds_grpc: str, chunkserver: str, endpoint: Endpoint | None
+) -> dict[str, Any]:
+    names = [name.lstrip("/") for name, _ in plan.volumes]
+    return {
+        "data": str(plan.folder),
+        "mds": mds,
+        "mds_grpc": mds_grpc,
+        "chunkserver": chunkserver,
+        "nbd": endpoint.uri() if endpoint else None,
+        "volumes": {name: endpoint.uri(name) if endpoint else None for name in names},
+        "read_only": plan.read_only,
+        "plugin": plan.plugin,
+    }
+
+
+def _tell(ready: dict[str, Any], plan: Plan) -> None:
+    click.echo(f"copygate is ready after {ready['seconds']:.2f} s; data in {ready['data']}")
+    click.echo(f"  MDS          {ready['mds']} (gRPC {ready['mds_grpc']})")
+    click.echo(f"  chunkserver  {ready['chunkserver']}")
+    mode = ", read-only" if plan.read_only else ""
+    for name, uri in ready["volumes"].items():
+        click.echo(f"  volume       {name}{mode}: {uri}")
+    uris = [uri for uri in ready["volumes"].values() if uri]
+    if ready["nbd"] and not uris:
+        click.echo(f"  NBD          {ready['nbd']}NAME for a volume NAME (copygate volume create)")
+    if uris:
+        uri = shlex.quote(uris[0])
+        click.echo("Try:")
+        click.echo(f"  fio --name=t --ioengine=nbd --uri={uri} --rw=randread --bs=4k --iodepth=32")
+        click.echo(f"  qemu-system-x86_64 -drive file={uri},format=raw,if=virtio ...")
+        click.echo(f"  qemu-img convert -n -O raw disk.qcow2 {uri}")
+        click.echo(f"  nbdcopy disk.raw {uri}")
+    click.echo("Ctrl-C stops it.")
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of all data.")
+@click.option(
+    "--volume", multiple=True, metavar="NAME:SIZE",
+    help="Create this volume, or extend it to this size. May be given several times.",
+)  # fmt: skip
+@click.option(
+    "--nbd", metavar="unix:PATH|tcp:HOST:PORT|none",
+    help="Where NBD is served (default: unix:DATA/nbd.sock).",
+)  # fmt: skip
+@click.option("--read-only", is_flag=True, help="Serve the volumes for reading only.")
+@click.option(
+    "--plugin", type=click.Choice(["c", "python"]), default="c", show_default=True,
+    help="Which nbdkit plugin serves.",
+)  # fmt: skip
+@click.option(
+    "--threads", type=click.IntRange(1, 256), default=DEFAULT_THREADS, show_default=True,
+    help="Requests that nbdkit works on at once, a connection.",
+)  # fmt: skip
+@click.option("--wal-size", type=SIZE, help="Write-ahead log (default 1G).")
+@click.option("--mds-listen", metavar="HOST:PORT", default=DEFAULT_MDS, show_default=True)
+@click.option("--grpc-listen", metavar="HOST:PORT", default=DEFAULT_MDS_GRPC, show_default=True)
+@click.option(
+    "--chunkserver-listen", metavar="HOST:PORT", default=DEFAULT_CHUNKSERVER, show_default=True
+)
+@click.option(
+    "--allow-remote", is_flag=True,
+    help="Allow addresses other than loopback. Gives up the only protection that there is: whoever "
+    "reaches them may read and write every volume.",
+)  # fmt: skip
+@pass_app
+def up(
+    app: App,
+    *,
+    data: Path | None,
+    volume: tuple[str, ...],
+    nbd: str | None,
+    read_only: bool,
+    plugin: str,
+    threads: int,
+    wal_size: int | None,
+    mds_listen: str,
+    grpc_listen: str,
+    chunkserver_listen: str,
+    allow_remote: bool,
+) -> None:
+    """Run a whole store on this machine and serve its volumes over NBD.
+
+    One process holds the metadata server and the chunkserver; nbdkit runs beside it and is started
+    again if it dies. Volumes stay between starts. Sizes are powers of two: 10G is 10 GiB.
+
+    \b
+    copygate up --volume vol1:10G
+    copygate up --data /srv/copygate --volume a:10G --volume b:1T --nbd tcp:127.0.0.1:10809
+    """
+    setup_log(app.log_level)
+    parsed = tuple(parse_volume(text) for text in volume)
+    names = [name for name, _ in parsed]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidArgumentError(f"--volume {doubled[0]} is given twice", hint="give it once")
+    for option, address in (
+        ("--mds-listen", mds_listen),
+        ("--grpc-listen", grpc_listen),
+        ("--chunkserver-listen", chunkserver_listen),
+    ):
+        check_listen(address, option, allow_remote)
+    folder = (data or default_folder()).expanduser().absolute()
+    endpoint = None
+    if nbd != "none":
+        endpoint = Endpoint.parse(nbd or f"unix:{folder}/nbd.sock", allow_remote=allow_remote)
+    plan = Plan(
+        folder=make_folder(folder, "the data folder"),
+        volumes=parsed,
+        endpoint=endpoint,
+        read_only=read_only,
+        plugin=plugin,
+        threads=threads,
+        wal_bytes=wal_size or 0,
+        mds_listen=mds_listen,
+        grpc_listen=grpc_listen,
+        chunkserver_listen=chunkserver_listen,
+        allow_remote=allow_remote,
+    )
+    with exclusive(plan.folder, "the data folder"):
+        run_daemon(lambda stopper: run(app, plan, stopper))
