@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """C functions for Python tests, through cffi: the headers themselves are the declarations.
 
-``public()`` is the installed libcopygate.so with csrc/include/copygate.h. ``internals()`` are pure C
-files of the core, compiled here with undefined behaviour turned into a trap.
+``public()`` is the installed libcopygate.so with csrc/include/copygate.h; ``internals()`` are pure
+C files of the core, compiled here with undefined behaviour turned into a trap.
 """
 
 import ast

@@ -19,7 +19,15 @@ from types import TracebackType
 from typing import Any
 
 from support.libnbd import unix_uri
-from support.process import Daemon, ProcessError, free_port, tail, tcp_accepts, unix_accepts
+from support.process import (
+    Daemon,
+    ProcessError,
+    free_port,
+    tail,
+    tcp_accepts,
+    unix_accepts,
+    wait_until,
+)
 from support.tools import CLEAN_ENV, COPYGATE, copygate, copygate_json
 
 PLUGINS = ("c", "python")
@@ -93,6 +101,9 @@ class Stack:
         """Starts MDS and chunkserver."""
         self.mds.start()
         self.chunkserver.start()
+        # It serves before the MDS knows it; volumes can be placed only afterwards.
+        log = self.chunkserver.log
+        wait_until(lambda: "registered as chunkserver" in log.read_text(), 20, "registration")
         return self
 
     def stop(self, *, clean: bool = True) -> None:
