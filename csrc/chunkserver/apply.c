@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Committed entries: which of them take effect, and their way into the chunk files. The same on the
+// leader and at replay. What is applied is not synced here: the log keeps it until a checkpoint has.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "chunkserver/store_internal.h"
+
+// Writes up to this length go straight to the page cache: that is cheaper than a hop to a thread and
+// back. If one takes long (the kernel makes writers wait for the disk), the threads do them for a while.
+#define INLINE_MAX         65536U
+#define SLOW_WRITE_NS      (2 * CG_NS_PER_MS)
+#define SLOW_FOR_NS        (50 * CG_NS_PER_MS)
+#define WRITEBACK_FROM     65536U      // bytes: writes this long are taken for sequential
+#define WRITEBACK_EVERY    (4U << 20)  // bytes of a chunk
+#define STALL_RETRY_NS     (100 * CG_NS_PER_MS)
+
+static void apply_next(struct cg_op *op);
+
+// ---- Deciding
+
+// The same on every replica: depends on the entry and the replicated state only.
+static cg_status decide(struct cg_op *op) {
+    struct cg_copyset *copyset = op->request.copyset;
+    const struct cg_entry *entry = &op->entry;
+    op->effect = false;
+    if (entry->type == CG_ENTRY_EPOCH) {
+        int result = cg_epoch_raise(&copyset->epochs, entry->file_id, entry->epoch);
+        if (result == -ENOMEM) {
+            cg_store_retire(op->store, ENOMEM, "raising an epoch");
+        }
+        if (op->store->share != NULL) {
+            cg_local_share_epoch_raised(op->store->share);
+        }
+        return result == 0 ? STATUS(SUCCESS) : STATUS(FAILURE_UNKNOWN);
+    }
+    if ((entry->flags & CG_ENTRY_HAS_EPOCH) &&
+        entry->epoch < cg_epoch_get(&copyset->epochs, entry->file_id)) {
+        return STATUS(EPOCH_TOO_OLD);
+    }
+    if (entry->flags & CG_ENTRY_HAS_CLIENT) {
+        int answer = cg_dedup_record(&copyset->dedup, entry->client_id, entry->sequence,
+                                     entry->settled_below);
+        if (answer < 0) {
+            cg_store_retire(op->store, -answer, "remembering a request");
+            return STATUS(DISK_FAIL);
+        }
+        if (answer != CG_DEDUP_NEW) {
+            return answer == CG_DEDUP_SETTLED ? STATUS(SETTLED) : STATUS(SUCCESS);
+        }
+    }
+    op->effect = true;
+    return STATUS(SUCCESS);
+}
+
+// ---- Ending
+
+// Lets go of the operations at the log's front that are applied.
+static void advance_applied(struct cg_copyset *copyset) {
+    while (!cg_list_empty(&copyset->unapplied)) {
+        struct cg_op *op = CG_CONTAINER_OF(copyset->unapplied.next, struct cg_op, unapplied);
+        if (!op->applied) {
+            break;
+        }
+        cg_list_remove(&op->unapplied);
+        if (copyset->store->disk_error == 0) {
+            copyset->applied_index = op->proposal.index;
+        }
+        copyset->store->ops_parked--;
+        cg_op_free(op);
+    }
+    if (copyset->store->checkpoint.stage == CG_CHECKPOINT_CAPTURE) {
+        cg_checkpoint_advance(copyset->store);
+    }
+}
+
+static void finish(struct cg_op *op) {
+    struct cg_chunk *chunk = op->chunk;
+    struct cg_copyset *copyset = op->request.copyset;
+    if (op->file != NULL) {
+        cg_chunk_file_unref(op->store, op->file);
+        op->file = NULL;
+    }
+    if (op->effect && chunk != NULL) {
+        chunk->changes++;
+        cg_blockmap_clear(chunk->applying, op->first, op->count);
+        chunk->applying_count--;
+        cg_local_slot_end(chunk->slot, &chunk->slot_pending);
+        cg_reads_pump(chunk);
+    }
+    op->applied = true;
+    op->store->ops_parked++;
+    // The data is not needed any more, even if an earlier operation is still on its way.
+    cg_buffer_unref(op->buffer);
+    cg_buffer_unref(op->scratch);
+    op->buffer = NULL;
+    op->scratch = NULL;
+    if (chunk != NULL) {
+        cg_op_unlock(op);
+    }
+    advance_applied(copyset);
+}
+
+static void stall(struct cg_op *op, int error) {
+    struct cg_store *store = op->store;
+    if (store->stalled_count++ == 0) {
+        cg_log(CG_LOG_ERROR, "cannot apply a logged write now: %s; new writes are refused",
+               strerror(error));
+        if (!store->replaying) {
+            cg_timer_arm(store->reactor, &store->stall_timer,
+                         cg_reactor_now(store->reactor) + STALL_RETRY_NS);
+        }
+    }
+    cg_list_push_back(&store->stalled, &op->stalled);
+    cg_ops_fail_waiting(op->chunk, STATUS(NOSPACE));
+    cg_reads_fail(op->chunk, STATUS(OVERLOAD));
+}
+
+void cg_stall_timer(struct cg_timer *timer) {
+    struct cg_store *store = CG_CONTAINER_OF(timer, struct cg_store, stall_timer);
+    struct cg_list again;
+    cg_list_init(&again);
+    cg_list_splice_back(&again, &store->stalled);
+    store->stalled_count = 0;
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&again)) != NULL) {
+        apply_next(CG_CONTAINER_OF(node, struct cg_op, stalled));
+    }
+}
+
+// A step failed: either there will be space later (the log keeps the entry), or the disk is done for.
+static void step_failed(struct cg_op *op, int error, const char *what) {
+    switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+        stall(op, error);
+        break;
+    default:
+        cg_store_retire(op->store, error, what);
+        finish(op);
+        break;
+    }
+}
+
+// ---- Metadata of what was applied
+
+static void note_allocated(struct cg_op *op, uint32_t first, uint32_t count) {
+    uint32_t had = cg_blockmap_count(op->chunk->slot->allocated, first, count);
+    uint64_t bytes = (uint64_t)(count - had) * CG_BLOCK_SIZE;
+    op->store->free_bytes -= bytes < op->store->free_bytes ? bytes : op->store->free_bytes;
+    cg_blockmap_set(op->chunk->slot->allocated, first, count);
+}
+
+static void note_written(struct cg_op *op, uint32_t first, uint32_t count, const uint32_t *crcs) {
+    note_allocated(op, first, count);
+    memcpy(op->chunk->slot->crc + first, crcs, count * sizeof(*crcs));
+}
+
+static void note_chunk(struct cg_op *op) {
+    struct cg_chunk *chunk = op->chunk;
+    chunk->applied_index = op->proposal.index;
+    if (op->entry.sn > chunk->sn) {
+        chunk->sn = op->entry.sn;
+    }
+    if (op->entry.file_id != 0 && chunk->file_id != op->entry.file_id) {
+        chunk->file_id = op->entry.file_id;
+        atomic_store_explicit(&chunk->slot->file_id, chunk->file_id, memory_order_relaxed);
+    }
+    cg_chunk_mark_dirty(chunk);
+}
+
+struct writeback {
+    struct cg_file_op op;
+    struct cg_store *store;
+    struct cg_chunk_file *file;
+};
+
+static void writeback_done(struct cg_file_op *op) {
+    struct writeback *writeback = CG_CONTAINER_OF(op, struct writeback, op);
+    struct cg_store *store = writeback->store;
+    cg_chunk_file_unref(store, writeback->file);
+    store->file_ops--;
+    if (op->result < 0 && op->result != -EINTR) {
+        cg_store_retire(store, (int)-op->result, "writing back a chunk");
+    }
+    free(writeback);
+}
+
+// Under sequential load the disk starts early on what a checkpoint would otherwise find all at once.
+static void start_writeback(struct cg_chunk *chunk, uint32_t length) {
+    struct cg_store *store = chunk->copyset->store;
+    chunk->unsynced += length;
+    if (length < WRITEBACK_FROM || chunk->unsynced < WRITEBACK_EVERY || store->replaying) {
+        return;
+    }
+    chunk->unsynced = 0;
+    struct writeback *writeback = malloc(sizeof(*writeback));
+    if (writeback == NULL) {
+        return;  // the checkpoint's sync does it all
+    }
+    *writeback = (struct writeback){
+        .op = {.opcode = CG_FILE_SYNC_RANGE,
+               .fd = chunk->file->handle,
+               .offset = CG_CHUNK_DATA_OFFSET,
+               .length = store->format.chunk_size,
+               .done = writeback_done},
+        .store = store,
+        .file = cg_chunk_file_ref(chunk),
+    };
+    store->file_ops++;
+    store->disk->ops->submit(store->disk, &writeback->op);
+}
+
+// ---- Steps. Each ends in step_done or step_failed.
+
+static void step_done(struct cg_op *op) {
+    op->apply_step++;
+    op->apply_done = 0;
+    apply_next(op);
+}
+
+static void write_pieces(struct cg_op *op);
+
+static void pool_write_done(struct cg_file_op *file_op) {
+    struct cg_op *op = CG_CONTAINER_OF(file_op, struct cg_op, file_op);
+    if (file_op->result < 0 && file_op->result != -EINTR && file_op->result != -EAGAIN) {
+        step_failed(op, (int)-file_op->result, "writing a chunk");
+        return;
+    }
+    op->apply_done += file_op->result > 0 ? (uint32_t)file_op->result : 0;
+    write_pieces(op);
+}
+
+// What the present step writes: `data` NULL stands for zeros.
+struct piece {
+    uint8_t *data;
+    uint32_t offset;  // in the chunk
+    uint32_t length;
+};
+
+static struct piece piece_of(const struct cg_op *op) {
+    const struct cg_entry *entry = &op->entry;
+    uint8_t *payload = op->payload.iov_base;
+    if (entry->type == CG_ENTRY_WRITE) {
+        return (struct piece){payload, entry->offset, entry->length};
+    }
+    if (op->apply_step == 0) {
+        return (struct piece){NULL, entry->offset, entry->length};
+    }
+    if (op->apply_step == 1) {
+        return (struct piece){payload, entry->offset - CG_BLOCK_SIZE, CG_BLOCK_SIZE};
+    }
+    return (struct piece){payload + op->payload_length - CG_BLOCK_SIZE,
+                          entry->offset + entry->length, CG_BLOCK_SIZE};
+}
+
+static void note_piece(struct cg_op *op, const struct piece *piece) {
+    uint32_t first = piece->offset / CG_BLOCK_SIZE;
+    uint32_t count = piece->length / CG_BLOCK_SIZE;
+    if (piece->data == NULL) {
+        note_allocated(op, first, count);
+        for (uint32_t i = 0; i < count; i++) {
+            op->chunk->slot->crc[first + i] = op->store->zero_crc;
+        }
+        return;
+    }
+    const uint8_t *payload = op->payload.iov_base;
+    note_written(op, first, count, op->crcs + (size_t)(piece->data - payload) / CG_BLOCK_SIZE);
+}
+
+// Writes the rest of the step's piece on a pool thread.
+static void write_on_pool(struct cg_op *op, const struct piece *piece) {
+    struct cg_store *store = op->store;
+    uint32_t rest = piece->length - op->apply_done;
+    op->file_op = (struct cg_file_op){
+        .opcode = CG_FILE_WRITE_BUFFERED,
+        .iov = &op->file_iov,
+        .iovcnt = 1,
+        .offset = CG_CHUNK_DATA_OFFSET + (uint64_t)piece->offset + op->apply_done,
+        .done = pool_write_done,
+    };
+    if (piece->data != NULL) {
+        op->file_iov = (struct iovec){piece->data + op->apply_done, rest};
+    } else if (rest < CG_ZERO_PIECE) {
+        op->file_iov = (struct iovec){store->zeros, rest};
+    } else {
+        op->file_op.iov = store->zero_iov;
+        op->file_op.iovcnt = (int)(rest / CG_ZERO_PIECE);
+    }
+    if (op->file == NULL) {
+        op->file = cg_chunk_file_ref(op->chunk);
+    }
+    op->file_op.fd = op->file->handle;
+    store->disk->ops->submit(store->disk, &op->file_op);
+}
+
+// True if the whole piece is written, or op was ended by a failure (*failed).
+static bool write_inline(struct cg_op *op, const struct piece *piece, bool *failed) {
+    struct cg_store *store = op->store;
+    uint64_t before = cg_now_ns();
+    int64_t written = store->disk->ops->write(
+        store->disk, op->chunk->file->handle, piece->data + op->apply_done,
+        piece->length - op->apply_done,
+        CG_CHUNK_DATA_OFFSET + (uint64_t)piece->offset + op->apply_done);
+    uint64_t after = cg_now_ns();
+    if (after - before > SLOW_WRITE_NS) {
+        store->slow_until_ns = after + SLOW_FOR_NS;
+    }
+    *failed = false;
+    if (written < 0 && written != -EINTR) {
+        *failed = true;
+        step_failed(op, (int)-written, "writing a chunk");
+        return true;
+    }
+    op->apply_done += written > 0 ? (uint32_t)written : 0;
+    return op->apply_done == piece->length;
+}
+
+static int create_file(struct cg_chunk *chunk) {
+    struct cg_store *store = chunk->copyset->store;
+    int result = cg_chunk_open(chunk, !chunk->exists);
+    if (result != 0 || chunk->exists) {
+        return result;
+    }
+    result = store->disk->ops->truncate(store->disk, chunk->file->handle,
+                                        CG_CHUNK_DATA_OFFSET + (uint64_t)store->format.chunk_size);
+    if (result == 0) {
+        cg_chunk_created(chunk);
+    } else {
+        cg_chunk_close(chunk);
+    }
+    return result;
+}
+
+static void write_pieces(struct cg_op *op) {
+    struct piece piece = piece_of(op);
+    if (op->apply_done < piece.length) {
+        bool on_pool = piece.data == NULL || piece.length > INLINE_MAX;
+        if (!on_pool && op->store->slow_until_ns != 0) {
+            on_pool = cg_now_ns() < op->store->slow_until_ns;
+            op->store->slow_until_ns = on_pool ? op->store->slow_until_ns : 0;
+        }
+        bool failed;
+        if (on_pool || !write_inline(op, &piece, &failed)) {
+            write_on_pool(op, &piece);
+            return;
+        }
+        if (failed) {
+            return;
+        }
+    }
+    note_piece(op, &piece);
+    start_writeback(op->chunk, piece.length);
+    step_done(op);
+}
+
+static void step_write(struct cg_op *op) {
+    int result = create_file(op->chunk);
+    if (result != 0) {
+        step_failed(op, -result, "creating a chunk");
+        return;
+    }
+    write_pieces(op);
+}
+
+static void punched(struct cg_op *op) {
+    cg_blockmap_clear(op->chunk->slot->allocated, op->entry.offset / CG_BLOCK_SIZE,
+                      op->entry.length / CG_BLOCK_SIZE);
+    step_done(op);
+}
+
+static void punch_done(struct cg_file_op *file_op) {
+    struct cg_op *op = CG_CONTAINER_OF(file_op, struct cg_op, file_op);
+    // Where holes cannot be made the space stays in use; the blocks read as zeros all the same.
+    if (file_op->result < 0 && file_op->result != -EOPNOTSUPP && file_op->result != -ENOSYS) {
+        step_failed(op, (int)-file_op->result, "making a hole in a chunk");
+        return;
+    }
+    punched(op);
+}
+
+#define PUNCH_HOLE_KEEP_SIZE 3  // FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+
+static void step_punch(struct cg_op *op) {
+    struct cg_chunk *chunk = op->chunk;
+    uint32_t first = op->entry.offset / CG_BLOCK_SIZE;
+    if (!chunk->exists || !cg_blockmap_any(chunk->slot->allocated, first,
+                                           op->entry.length / CG_BLOCK_SIZE)) {
+        step_done(op);
+        return;
+    }
+    int result = cg_chunk_open(chunk, false);
+    if (result != 0) {
+        step_failed(op, -result, "opening a chunk");
+        return;
+    }
+    if (op->file == NULL) {
+        op->file = cg_chunk_file_ref(chunk);
+    }
+    op->file_op = (struct cg_file_op){
+        .opcode = CG_FILE_FALLOCATE,
+        .fd = op->file->handle,
+        .mode = PUNCH_HOLE_KEEP_SIZE,
+        .offset = CG_CHUNK_DATA_OFFSET + (uint64_t)op->entry.offset,
+        .length = op->entry.length,
+        .done = punch_done,
+    };
+    op->store->disk->ops->submit(op->store->disk, &op->file_op);
+}
+
+// On a pool thread: freeing 16 MiB of blocks takes a while, and happens at the last close.
+static void unlink_call(struct cg_file_op *file_op) {
+    struct cg_op *op = CG_CONTAINER_OF(file_op, struct cg_op, file_op);
+    struct cg_disk *disk = op->store->disk;
+    char path[CG_CHUNK_PATH_MAX];
+    cg_chunk_path(op->chunk, path);
+    file_op->result = disk->ops->unlink(disk, path);
+    if (op->close_there) {
+        disk->ops->close(disk, op->file->handle);
+    }
+}
+
+static void unlink_done(struct cg_file_op *file_op) {
+    struct cg_op *op = CG_CONTAINER_OF(file_op, struct cg_op, file_op);
+    if (op->close_there) {
+        free(op->file);
+        op->file = NULL;
+        op->close_there = false;
+    }
+    if (file_op->result < 0 && file_op->result != -ENOENT) {
+        step_failed(op, (int)-file_op->result, "deleting a chunk");
+        return;
+    }
+    if (op->chunk->exists) {
+        cg_chunk_deleted(op->chunk);
+    }
+    step_done(op);
+}
+
+static void step_delete(struct cg_op *op) {
+    if (!op->chunk->exists) {
+        step_done(op);
+        return;
+    }
+    // Checkpoints and reads hold references of their own; nobody takes a new one while we apply.
+    if (op->file == NULL) {
+        op->file = cg_chunk_detach(op->chunk);
+    }
+    op->close_there = op->file != NULL && op->file->refs == 1;
+    op->file_op = (struct cg_file_op){
+        .opcode = CG_FILE_CALL,
+        .call = unlink_call,
+        .done = unlink_done,
+    };
+    op->store->disk->ops->submit(op->store->disk, &op->file_op);
+}
+
+static void zero_next(struct cg_op *op) {
+    const struct cg_entry *entry = &op->entry;
+    if (op->apply_step == 0 && entry->length > 0) {
+        if (entry->flags & CG_ENTRY_KEEP) {
+            step_write(op);
+        } else {
+            step_punch(op);
+        }
+        return;
+    }
+    if (op->apply_step <= 1 && (entry->flags & CG_ENTRY_HEAD)) {
+        op->apply_step = 1;
+        step_write(op);
+        return;
+    }
+    if (op->apply_step <= 2 && (entry->flags & CG_ENTRY_TAIL)) {
+        op->apply_step = 2;
+        step_write(op);
+        return;
+    }
+    if (op->chunk->exists) {
+        note_chunk(op);
+    }
+    finish(op);
+}
+
+static void apply_next(struct cg_op *op) {
+    if (op->store->disk_error != 0) {
+        finish(op);
+        return;
+    }
+    switch (op->entry.type) {
+    case CG_ENTRY_WRITE:
+        if (op->apply_step == 0) {
+            step_write(op);
+            return;
+        }
+        note_chunk(op);
+        break;
+    case CG_ENTRY_ZERO:
+        zero_next(op);
+        return;
+    case CG_ENTRY_DELETE:
+        if (op->apply_step == 0) {
+            step_delete(op);
+            return;
+        }
+        break;
+    case CG_ENTRY_EPOCH:
+        break;
+    }
+    finish(op);
+}
+
+void cg_op_committed(struct cg_op *op) {
+    struct cg_copyset *copyset = op->request.copyset;
+    struct cg_chunk *chunk = op->chunk;
+    cg_list_push_back(&copyset->unapplied, &op->unapplied);
+    cg_status status = decide(op);
+    op->stage = CG_OP_APPLYING;
+    if (op->effect && chunk != NULL) {
+        cg_blockmap_set(chunk->applying, op->first, op->count);
+        chunk->applying_count++;
+        cg_local_slot_begin(chunk->slot, &chunk->slot_pending);
+    }
+    cg_op_answer(op, status);
+    if (op->effect) {
+        apply_next(op);
+    } else {
+        finish(op);
+    }
+    cg_checkpoint_committed(copyset);
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Reads of clients.
+#include <stdlib.h>
+
+#include "chunkserver/store_internal.h"
+
+static struct cg_read *read_alloc(struct cg_store *store) {
+    struct cg_list *node = cg_list_pop_front(&store->free_reads);
+    struct cg_read *read;
+    if (node != NULL) {
+        read = CG_CONTAINER_OF(node, struct cg_read, node);
+    } else {
+        if (store->reads_made >= store->options.operations_max) {
+            return NULL;
+        }
+        read = malloc(sizeof(*read));
+        if (read == NULL) {
+            return NULL;
+        }
+        store->reads_made++;
+        cg_list_init(&read->node);
+    }
+    read->store = store;
+    read->chunk = NULL;
+    read->buffer = NULL;
+    store->reads_active++;
+    return read;
+}
+
+static void finish(struct cg_read *read, struct cg_read_result *result) {
+    struct cg_store *store = read->store;
+    result->index = cg_copyset_applied(read->query.copyset);
+    result->sn = read->chunk != NULL ? read->chunk->sn : 0;
+    read->query.done(read->query.user, result);
+    cg_buffer_unref(read->buffer);
+    if (read->chunk != NULL) {
+        cg_chunk_put(read->chunk);
+    }
+    store->reads_active--;
+    cg_list_push_front(&store->free_reads, &read->node);
+}
+
+static void fail(struct cg_read *read, cg_status status) {
+    struct cg_read_result result = {.status = status};
+    finish(read, &result);
+}
+
+static void blocks_done(struct cg_block_read *blocks, cg_status status) {
+    struct cg_read *read = CG_CONTAINER_OF(blocks, struct cg_read, blocks);
+    struct cg_read_result result = {.status = status};
+    if (status == STATUS(SUCCESS)) {
+        result.data = read->buffer->data + read->query.offset % CG_BLOCK_SIZE;
+        result.buffer = read->buffer;
+    }
+    finish(read, &result);
+}
+
+static void read_data(struct cg_read *read, uint32_t first, uint32_t count) {
+    read->buffer = cg_buffer_alloc(read->store->pool, (size_t)count * CG_BLOCK_SIZE);
+    if (read->buffer == NULL) {
+        fail(read, STATUS(OVERLOAD));
+        return;
+    }
+    read->blocks.chunk = read->chunk;
+    read->blocks.first = first;
+    read->blocks.count = count;
+    read->blocks.data = read->buffer->data;
+    read->blocks.done = blocks_done;
+    cg_block_read_start(&read->blocks);
+}
+
+// False if the read has to wait; otherwise it is on its way or done.
+static bool try_read(struct cg_read *read) {
+    struct cg_chunk *chunk = read->chunk;
+    if (chunk->state == CG_CHUNK_LOADING) {
+        return false;
+    }
+    if (chunk->state == CG_CHUNK_BROKEN) {
+        fail(read, chunk->load_status);
+        return true;
+    }
+    if (read->store->disk_error != 0) {
+        fail(read, STATUS(DISK_FAIL));
+        return true;
+    }
+    uint32_t first = read->query.offset / CG_BLOCK_SIZE;
+    uint32_t count = 0;
+    if (read->query.size > 0) {
+        count = (read->query.offset + read->query.size - 1) / CG_BLOCK_SIZE - first + 1;
+    }
+    if (chunk->applying_count > 0 &&
+        (read->query.kind != CG_READ_DATA || cg_blockmap_any(chunk->applying, first, count))) {
+        if (read->store->stalled_count == 0) {
+            return false;
+        }
+        fail(read, STATUS(OVERLOAD));  // the disk is full: what was committed cannot be applied now
+        return true;
+    }
+    if (!chunk->exists) {
+        fail(read, STATUS(CHUNK_NOTEXIST));
+        return true;
+    }
+    if (read->query.kind == CG_READ_DATA && count > 0) {
+        read_data(read, first, count);
+        return true;
+    }
+    struct cg_read_result result = {.status = STATUS(SUCCESS), .allocated = chunk->slot->allocated};
+    finish(read, &result);
+    return true;
+}
+
+void cg_store_read(struct cg_store *store, const struct cg_query *query) {
+    struct cg_read *read = read_alloc(store);
+    if (read == NULL) {
+        struct cg_read_result result = {.status = STATUS(OVERLOAD)};
+        query->done(query->user, &result);
+        return;
+    }
+    read->query = *query;
+    read->chunk = cg_chunk_get(query->copyset, query->chunk_id);
+    if (read->chunk == NULL) {
+        fail(read, STATUS(OVERLOAD));
+        return;
+    }
+    if (!try_read(read)) {
+        cg_list_push_back(&read->chunk->waiting_reads, &read->node);
+    }
+}
+
+void cg_reads_pump(struct cg_chunk *chunk) {
+    if (cg_list_empty(&chunk->waiting_reads)) {
+        return;
+    }
+    struct cg_list again;
+    cg_list_init(&again);
+    chunk->refs++;
+    cg_list_splice_back(&again, &chunk->waiting_reads);
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&again)) != NULL) {
+        if (!try_read(CG_CONTAINER_OF(node, struct cg_read, node))) {
+            cg_list_push_back(&chunk->waiting_reads, node);
+        }
+    }
+    cg_chunk_put(chunk);
+}
+
+void cg_reads_fail(struct cg_chunk *chunk, cg_status status) {
+    struct cg_list *node;
+    chunk->refs++;
+    while ((node = cg_list_pop_front(&chunk->waiting_reads)) != NULL) {
+        fail(CG_CONTAINER_OF(node, struct cg_read, node), status);
+    }
+    cg_chunk_put(chunk);
+}
+
+void cg_reads_destroy(struct cg_store *store) {
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&store->free_reads)) != NULL) {
+        free(CG_CONTAINER_OF(node, struct cg_read, node));
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "chunkserver/store.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "chunkserver/store_internal.h"
+
+#define TICK_NS (1 * CG_NS_PER_S)
+
+static void settle_options(struct cg_store_options *options) {
+    options->chunk_size = options->chunk_size ? options->chunk_size : CG_CHUNK_SIZE_DEFAULT;
+    options->chunks_max = options->chunks_max ? options->chunks_max : 4096;
+    options->descriptors_max = options->descriptors_max ? options->descriptors_max : 512;
+    options->operations_max = options->operations_max ? options->operations_max : 8192;
+    options->wal_bytes = options->wal_bytes ? options->wal_bytes : UINT64_C(1) << 30;
+    if (options->checkpoint_interval_ns == 0) {
+        options->checkpoint_interval_ns = 30 * CG_NS_PER_S;
+    }
+}
+
+void cg_store_look_at_space(struct cg_store *store) {
+    uint64_t free_bytes;
+    uint64_t total_bytes;
+    int result = store->disk->ops->space(store->disk, &free_bytes, &total_bytes);
+    if (result != 0) {
+        cg_log(CG_LOG_WARNING, "cannot ask for the disk's free space: %s", strerror(-result));
+        return;
+    }
+    store->free_bytes = free_bytes;
+    store->total_bytes = total_bytes;
+}
+
+static void tick(struct cg_timer *timer) {
+    struct cg_store *store = CG_CONTAINER_OF(timer, struct cg_store, tick);
+    uint64_t now = cg_reactor_now(store->reactor);
+    cg_store_look_at_space(store);
+    if (now - store->last_checkpoint_ns >= store->options.checkpoint_interval_ns) {
+        cg_store_checkpoint(store);
+    }
+    cg_timer_arm(store->reactor, &store->tick, now + TICK_NS);
+}
+
+void cg_store_retire(struct cg_store *store, int error, const char *what) {
+    if (store->disk_error != 0) {
+        return;
+    }
+    store->disk_error = error;
+    cg_log(CG_LOG_ERROR, "the disk is retired: %s: %s", what, strerror(error));
+    cg_checkpoint_cancel(store);
+    for (uint32_t i = 0; i < store->chunks_used; i++) {
+        if (store->chunks[i].state != CG_CHUNK_FREE) {
+            cg_ops_fail_waiting(&store->chunks[i], STATUS(DISK_FAIL));
+            cg_reads_fail(&store->chunks[i], STATUS(DISK_FAIL));
+        }
+    }
+}
+
+static int make_zeros(struct cg_store *store) {
+    store->zeros = aligned_alloc(CG_BLOCK_SIZE, CG_ZERO_PIECE);
+    if (store->zeros == NULL) {
+        return -ENOMEM;
+    }
+    memset(store->zeros, 0, CG_ZERO_PIECE);
+    store->zero_crc = cg_crc32c(0, store->zeros, CG_BLOCK_SIZE);
+    for (unsigned i = 0; i < CG_ZERO_PIECES; i++) {
+        store->zero_iov[i] = (struct iovec){store->zeros, CG_ZERO_PIECE};
+    }
+    return 0;
+}
+
+static void init_lists(struct cg_store *store) {
+    for (unsigned i = 0; i < CG_COPYSET_BUCKETS; i++) {
+        cg_list_init(&store->copyset_bucket[i]);
+    }
+    cg_list_init(&store->free_ops);
+    cg_list_init(&store->free_reads);
+    cg_list_init(&store->stalled);
+    cg_list_init(&store->chunk_lru);
+    cg_list_init(&store->free_chunks);
+}
+
+static int open_all(struct cg_store *store, char *error, size_t error_size) {
+    int result = cg_folder_open(store->disk, store->options.chunk_size, &store->format, error,
+                                error_size);
+    if (result != 0) {
+        return result;
+    }
+    snprintf(error, error_size, "out of memory");
+    if (make_zeros(store) != 0 || cg_checkpoint_create(store) != 0) {
+        return -ENOMEM;
+    }
+    result = cg_chunk_cache_create(store);
+    if (result != 0) {
+        snprintf(error, error_size, "cannot make room for the chunks' metadata: %s",
+                 strerror(-result));
+        return result;
+    }
+    result = cg_copysets_scan(store, error, error_size);
+    if (result != 0) {
+        return result;
+    }
+    cg_store_look_at_space(store);
+    uint64_t lsn;
+    result = cg_checkpoint_restore(store, &lsn, error, error_size);
+    if (result != 0) {
+        return result;
+    }
+    error[0] = '\0';
+    return cg_store_replay(store, lsn, error, error_size);
+}
+
+int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_buffer_pool *pool,
+                  const struct cg_store_options *options, struct cg_store **out, char *error,
+                  size_t error_size) {
+    struct cg_store *store = calloc(1, sizeof(*store));
+    if (store == NULL) {
+        snprintf(error, error_size, "out of memory");
+        return -ENOMEM;
+    }
+    store->disk = disk;
+    store->reactor = reactor;
+    store->pool = pool;
+    store->options = *options;
+    settle_options(&store->options);
+    store->stall_timer.fire = cg_stall_timer;
+    store->tick.fire = tick;
+    init_lists(store);
+    int result = open_all(store, error, error_size);
+    if (result == 0) {
+        store->last_checkpoint_ns = cg_reactor_now(reactor);
+        result = cg_timer_arm(reactor, &store->tick, store->last_checkpoint_ns + TICK_NS);
+    }
+    if (result != 0) {
+        // What was started has to end before its memory goes.
+        while (!cg_store_idle(store) && cg_reactor_wait(reactor, UINT64_MAX) >= 0) {
+        }
+        cg_store_close(store);
+        return result;
+    }
+    *out = store;
+    return 0;
+}
+
+bool cg_store_idle(const struct cg_store *store) {
+    return store->ops_active == store->ops_parked + store->stalled_count &&
+           store->reads_active == 0 && store->file_ops == 0 &&
+           store->checkpoint.flushing == 0 && !cg_store_checkpointing(store);
+}
+
+void cg_store_close(struct cg_store *store) {
+    cg_timer_disarm(&store->stall_timer);
+    cg_timer_disarm(&store->tick);
+    cg_ops_destroy(store);
+    cg_reads_destroy(store);
+    if (store->wal != NULL) {
+        cg_wal_close(store->wal);
+    }
+    cg_chunk_cache_destroy(store);
+    cg_checkpoint_destroy(store);
+    for (uint32_t i = 0; i < store->copyset_count; i++) {
+        cg_copyset_destroy(store->copysets[i]);
+    }
+    free(store->zeros);
+    free(store);
+}
+
+const uint8_t *cg_store_uuid(const struct cg_store *store) {
+    return store->format.uuid;
+}
+
+uint32_t cg_store_chunk_size(const struct cg_store *store) {
+    return store->format.chunk_size;
+}
+
+int cg_store_disk_error(const struct cg_store *store) {
+    return store->disk_error;
+}
+
+void cg_store_stats(const struct cg_store *store, struct cg_store_stats *out) {
+    cg_wal_stats(store->wal, &out->wal);
+    out->wal_used = cg_wal_used(store->wal);
+    out->wal_capacity = cg_wal_capacity(store->wal);
+    out->checkpoints = store->checkpoints;
+    out->capacity_bytes = store->total_bytes;
+    out->free_bytes = store->free_bytes;
+    out->crc_errors = store->crc_errors;
+    out->copysets = store->copyset_count;
+    out->dirty_chunks = store->dirty_count;
+    out->disk_error = store->disk_error;
+}

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What the store's parts share. The parts, and who calls whom: store.c (opening, space) - replay.c -
+// mutate.c (range locks, merging) - apply.c (committed entries to chunk files) - read.c - chunk_cache.c
+// (metadata and descriptors in memory) - block_read.c (verified reads of blocks) - copyset.c -
+// checkpoint.c.
+#ifndef CG_CHUNKSERVER_STORE_INTERNAL_H
+#define CG_CHUNKSERVER_STORE_INTERNAL_H
+
+#include "base/local_map.h"
+#include "chunkserver/blockmap.h"
+#include "chunkserver/chunk_format.h"
+#include "chunkserver/dedup.h"
+#include "chunkserver/entry.h"
+#include "chunkserver/epoch_table.h"
+#include "chunkserver/folder.h"
+#include "chunkserver/local_share.h"
+#include "chunkserver/replica.h"
+#include "chunkserver/store.h"
+
+#define CG_COPYSETS_MAX      4096U
+#define CG_COPYSET_BUCKETS   1024U
+#define CG_CHUNK_BUCKETS     8192U
+#define CG_CHUNK_PATH_MAX    64U
+#define CG_FLUSHES           2U  // chunks that a checkpoint syncs at once
+#define CG_ZERO_PIECE        65536U
+#define CG_ZERO_PIECES       (CG_CHUNK_SIZE_MAX / CG_ZERO_PIECE)
+
+#define STATUS(name) curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_##name
+
+// An open chunk file. The chunk holds one reference, every asynchronous operation another, so that the
+// descriptor is never closed under an operation.
+struct cg_chunk_file {
+    int handle;
+    uint32_t refs;
+};
+
+enum cg_chunk_state {
+    CG_CHUNK_FREE,
+    CG_CHUNK_LOADING,
+    CG_CHUNK_READY,
+    CG_CHUNK_BROKEN,  // its metadata cannot be read: `load_status` says how requests end
+};
+
+struct cg_chunk {
+    struct cg_list bucket;
+    struct cg_list lru;    // all cached chunks, the one used last in front
+    struct cg_list dirty;  // on store->dirty or the checkpoint's list
+    struct cg_list opened;  // on store->opened while `file` is there
+    struct cg_copyset *copyset;
+    uint64_t id;
+    enum cg_chunk_state state;
+    cg_status load_status;
+    bool exists;     // the file is there, slot->allocated and slot->crc are valid
+    bool pumping;    // waiting operations are being looked at
+    bool repump;     // and have to be looked at again
+    bool flushing;   // a checkpoint is writing its metadata
+    uint32_t refs;   // users: while there are any, the chunk stays
+    uint32_t generation;    // counts deletions
+    uint32_t slot_pending;  // see cg_local_slot_begin
+    uint32_t changes;       // counts applied entries: a read that fails its CRC looks whether it raced
+    uint32_t applying_count;
+    uint64_t sn;  // proposed
+    uint64_t file_id;
+    uint64_t applied_index;
+    uint64_t sequence;  // of the newest metadata slot
+    unsigned newest;
+    uint64_t unsynced;  // bytes since writeback was last asked for
+    struct cg_chunk_file *file;
+    struct cg_local_slot *slot;
+    uint32_t slot_index;
+    struct cg_list inflight;       // operations that hold ranges
+    struct cg_list waiting;        // operations that wait for ranges, first come first served
+    struct cg_list waiting_reads;  // for the metadata, or for committed writes to be applied
+    struct cg_file_op load;
+    struct iovec load_iov;
+    struct cg_buffer *load_buffer;
+    struct cg_chunk_file *load_file;
+    uint8_t busy[CG_BLOCKMAP_BYTES];      // locked by operations in flight
+    uint8_t applying[CG_BLOCKMAP_BYTES];  // committed, not yet in the file
+};
+
+struct cg_copyset {
+    struct cg_list bucket;
+    struct cg_store *store;
+    uint32_t pool;
+    uint32_t id;
+    uint64_t group;
+    struct cg_replica replica;
+    uint64_t applied_index;    // everything up to it is in the chunk files
+    struct cg_list unapplied;  // committed operations, in log order
+    struct cg_dedup dedup;     // state at committed_index
+    struct cg_epoch_table epochs;
+    bool folder_dirty;  // files came or went since the folder was last synced
+    // The running checkpoint's.
+    uint64_t capture_at;  // once this index is committed, the state is saved
+    uint8_t *captured;
+    size_t captured_length;
+    uint64_t captured_index;
+    uint64_t captured_term;
+};
+
+// A verified read of whole blocks.
+struct cg_block_read {
+    // The caller's. It holds a reference to the chunk.
+    struct cg_chunk *chunk;
+    uint32_t first;  // blocks
+    uint32_t count;
+    uint8_t *data;  // count blocks
+    void (*done)(struct cg_block_read *read, cg_status status);  // maybe inside cg_block_read_start
+    // block_read.c's.
+    struct cg_chunk_file *file;
+    struct cg_file_op op;
+    struct iovec iov;
+    uint32_t filled;  // bytes
+    uint32_t changes;
+    unsigned attempts;
+};
+
+enum cg_op_stage {
+    CG_OP_WAITING,
+    CG_OP_MERGING,
+    CG_OP_LOGGING,
+    CG_OP_APPLYING,
+};
+
+struct cg_op {
+    struct cg_list node;       // free, or on the chunk's inflight or waiting
+    struct cg_list unapplied;  // on the copyset's list
+    struct cg_list attached;   // retries of the same request that came meanwhile, by `node`
+    struct cg_list stalled;    // on store->stalled while there is no space to apply
+    struct cg_store *store;
+    struct cg_mutation request;
+    struct cg_chunk *chunk;  // NULL for epochs
+    enum cg_op_stage stage;
+    uint32_t first;  // blocks locked
+    uint32_t count;
+    bool answered;
+    bool effect;   // committed and to be applied
+    bool applied;
+    struct cg_entry entry;
+    struct cg_proposal proposal;
+    struct iovec payload;
+    uint32_t payload_length;
+    const uint32_t *crcs;        // of the payload's blocks
+    struct cg_buffer *buffer;    // holds the payload
+    struct cg_buffer *scratch;   // what is merged, or compared with
+    struct cg_block_read read;
+    unsigned merge_step;
+    unsigned apply_step;
+    uint32_t apply_done;  // bytes of the present step
+    uint32_t logged;      // bytes that it takes in the log
+    struct cg_chunk_file *file;
+    bool close_there;  // a deletion closes the file on the pool thread: we hold the last reference
+    struct cg_file_op file_op;
+    struct iovec file_iov;
+    uint8_t meta[CG_ENTRY_META_SIZE];
+    uint32_t own_crcs[CG_WAL_PAYLOAD_BLOCKS_MAX];
+};
+
+struct cg_read {
+    struct cg_list node;  // free, or on the chunk's waiting_reads
+    struct cg_store *store;
+    struct cg_query query;
+    struct cg_chunk *chunk;
+    struct cg_buffer *buffer;
+    struct cg_block_read blocks;
+};
+
+struct cg_flush {
+    struct cg_store *store;
+    struct cg_chunk *chunk;  // NULL: free
+    struct cg_chunk_file *file;
+    struct cg_file_op op;
+    struct iovec iov;
+    uint32_t generation;  // of the chunk when this began
+    unsigned slot;
+    uint32_t written;
+    uint8_t *data;  // a metadata slot
+};
+
+enum cg_checkpoint_stage {
+    CG_CHECKPOINT_NONE,
+    CG_CHECKPOINT_CAPTURE,  // waiting until what was proposed is committed and applied
+    CG_CHECKPOINT_FLUSH,    // writing and syncing dirty chunks
+    CG_CHECKPOINT_FOLDERS,  // syncing folders, then the checkpoint file: on a pool thread
+};
+
+struct cg_checkpoint {
+    enum cg_checkpoint_stage stage;
+    uint64_t lsn;
+    uint64_t records;  // proposals seen when it began
+    uint32_t copysets;   // how many there were then
+    uint32_t settled;    // of those, from the first on, are captured and applied
+    bool advancing;
+    bool abandoned;  // something is short for the moment: nothing will be recycled
+    struct cg_list chunks;  // to be flushed
+    unsigned flushing;
+    struct cg_flush flush[CG_FLUSHES];
+    struct cg_file_op op;
+    uint8_t *data;
+    size_t length;
+    char (*folders)[CG_CHUNK_PATH_MAX];  // to be synced
+    uint32_t folder_count;
+};
+
+struct cg_store {
+    struct cg_reactor *reactor;
+    struct cg_disk *disk;
+    struct cg_buffer_pool *pool;
+    struct cg_wal *wal;
+    struct cg_store_options options;
+    struct cg_folder_format format;
+    bool replaying;
+    int disk_error;
+
+    struct cg_copyset *copysets[CG_COPYSETS_MAX];
+    uint32_t copyset_count;
+    struct cg_list copyset_bucket[CG_COPYSET_BUCKETS];
+
+    struct cg_chunk *chunks;
+    uint32_t chunks_used;  // of `chunks`, taken at least once
+    struct cg_local_slot *slots;
+    struct cg_local_share *share;  // NULL: `slots` is private memory
+    struct cg_list chunk_bucket[CG_CHUNK_BUCKETS];
+    struct cg_list chunk_lru;
+    struct cg_list free_chunks;
+    struct cg_list dirty;
+    uint32_t dirty_count;
+    struct cg_list opened;  // chunks with a descriptor, the one used last in front
+    uint32_t opened_count;
+
+    struct cg_list free_ops;
+    uint32_t ops_made;
+    uint32_t ops_active;
+    uint32_t ops_parked;  // applied, waiting for an earlier one
+    struct cg_list free_reads;
+    uint32_t reads_made;
+    uint32_t reads_active;
+    uint32_t file_ops;  // writebacks under way
+    struct cg_list stalled;
+    uint32_t stalled_count;
+    struct cg_timer stall_timer;
+    struct cg_timer tick;
+    uint64_t slow_until_ns;  // writes go to the pool threads until then
+
+    uint64_t logging_bytes;  // proposed, not yet committed
+    uint64_t proposals;
+    uint64_t free_bytes;  // as of the last look, less what was allocated since
+    uint64_t total_bytes;
+    uint64_t last_checkpoint_ns;
+    uint64_t checkpoints;
+    uint64_t saved_proposals;  // covered by the last checkpoint
+    uint64_t crc_errors;
+    struct cg_checkpoint checkpoint;
+
+    uint32_t zero_crc;  // of a block of zeros
+    uint8_t *zeros;     // CG_ZERO_PIECE bytes
+    struct iovec zero_iov[CG_ZERO_PIECES];
+};
+
+// ---- store.c
+void cg_store_retire(struct cg_store *store, int error, const char *what);
+void cg_store_look_at_space(struct cg_store *store);
+
+// ---- chunk_cache.c
+int cg_chunk_cache_create(struct cg_store *store);
+void cg_chunk_cache_destroy(struct cg_store *store);
+// The chunk, with a reference; NULL if there is no room. It may be LOADING.
+struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id);
+// The chunk if it is in memory, without a reference.
+struct cg_chunk *cg_chunk_find(const struct cg_copyset *copyset, uint64_t id);
+void cg_chunk_put(struct cg_chunk *chunk);
+void cg_chunk_path(const struct cg_chunk *chunk, char out[CG_CHUNK_PATH_MAX]);
+// Opens the file if need be; 0 or -errno.
+int cg_chunk_open(struct cg_chunk *chunk, bool create);
+void cg_chunk_close(struct cg_chunk *chunk);
+// Takes the open file away from the chunk, with its reference; NULL if there is none.
+struct cg_chunk_file *cg_chunk_detach(struct cg_chunk *chunk);
+struct cg_chunk_file *cg_chunk_file_ref(struct cg_chunk *chunk);
+void cg_chunk_file_unref(struct cg_store *store, struct cg_chunk_file *file);
+void cg_chunk_mark_dirty(struct cg_chunk *chunk);
+// The file is new: empty metadata. The file is gone.
+void cg_chunk_created(struct cg_chunk *chunk);
+void cg_chunk_deleted(struct cg_chunk *chunk);
+
+// ---- block_read.c
+void cg_block_read_start(struct cg_block_read *read);
+
+// ---- read.c
+// Looks again at reads that waited.
+void cg_reads_pump(struct cg_chunk *chunk);
+void cg_reads_fail(struct cg_chunk *chunk, cg_status status);
+
+// ---- mutate.c
+struct cg_op *cg_op_alloc(struct cg_store *store);
+void cg_op_free(struct cg_op *op);
+// Calls `done` of the operation and of those attached to it.
+void cg_op_answer(struct cg_op *op, cg_status status);
+// Starts waiting operations whose range is free now.
+void cg_ops_pump(struct cg_chunk *chunk);
+void cg_ops_fail_waiting(struct cg_chunk *chunk, cg_status status);
+// Unlocks the range and lets go of the chunk.
+void cg_op_unlock(struct cg_op *op);
+
+// ---- apply.c
+// An entry is committed: decides by epoch and window whether it takes effect, answers, applies.
+void cg_op_committed(struct cg_op *op);
+void cg_stall_timer(struct cg_timer *timer);
+void cg_reads_destroy(struct cg_store *store);
+void cg_ops_destroy(struct cg_store *store);
+
+// ---- copyset.c
+int cg_copyset_create(struct cg_store *store, uint32_t pool, uint32_t id, struct cg_copyset **out);
+void cg_copyset_destroy(struct cg_copyset *copyset);
+void cg_copyset_folder(const struct cg_copyset *copyset, char out[CG_CHUNK_PATH_MAX]);
+int cg_copysets_scan(struct cg_store *store, char *error, size_t error_size);
+struct cg_copyset *cg_copyset_of_group(struct cg_store *store, uint64_t group);
+
+// ---- checkpoint.c
+int cg_checkpoint_create(struct cg_store *store);
+void cg_checkpoint_destroy(struct cg_store *store);
+// An entry of `copyset` was committed and decided upon.
+void cg_checkpoint_committed(struct cg_copyset *copyset);
+// The disk was retired.
+void cg_checkpoint_cancel(struct cg_store *store);
+void cg_checkpoint_advance(struct cg_store *store);
+// Writes and syncs the metadata of one chunk now, driving the reactor (replay only).
+int cg_checkpoint_flush_now(struct cg_chunk *chunk);
+int cg_checkpoint_restore(struct cg_store *store, uint64_t *lsn, char *error, size_t error_size);
+
+// ---- replay.c
+// Opens the log and applies what the checkpoint does not cover.
+int cg_store_replay(struct cg_store *store, uint64_t from_lsn, char *error, size_t error_size);
+
+#endif
