@@ -3,6 +3,8 @@ from typing_extensions import Buffer
 
 from gateway.core import Volume
 
+class QuietError(Exception): ...
+
 class Export:
     @property
     def volume(self) -> Volume: ...
