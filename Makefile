@@ -10,6 +10,9 @@ BUILD := build
 JOBS ?= $(shell nproc)
 # Options of single targets, e.g. make test PYTEST_ARGS="-k wal", make crash ROUNDS=200.
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+# VM=no leaves out the packages of the tests in a virtual machine, which are then skipped.
+VM ?= yes
 ROUNDS ?= 200
 FUZZ_SECONDS ?= 60
 
@@ -52,7 +55,8 @@ venv: $(VENV)/.ready ## Make .venv with everything that is needed from PyPI
 # --no-build-isolation keeps the build folder, so only what changed is compiled again.
 $(VENV)/.built: $(SOURCES) $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
-		--force-reinstall -Cbuild-dir=$(BUILD)/package -Ccompile-args=-j$(JOBS) .
+		--force-reinstall --config-settings=build-dir=$(BUILD)/package \
+		--config-settings=compile-args=-j$(JOBS) .
 	@touch $@
 
 build: $(VENV)/.built ## Build and install copygate into .venv

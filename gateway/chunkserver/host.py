@@ -82,7 +82,7 @@ def open_engine(settings: Settings) -> Engine:
         settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise InvalidArgumentError(
-            f"Cannot make the chunkserver's folder: {error.strerror}",
+            f"cannot make the chunkserver's folder: {error.strerror}",
             context={"folder": settings.folder},
             hint="use a folder that this user may write",
         ) from error
@@ -135,7 +135,7 @@ class Host:
                 await self._register()
         except TimeoutError as error:
             raise UnavailableError(
-                "The MDS does not answer",
+                "the MDS does not answer",
                 context={"mds": self._settings.mds_grpc, "seconds": timeout_s},
             ) from error
         self._task = asyncio.create_task(self._heartbeats(), name="chunkserver heartbeats")
@@ -295,7 +295,7 @@ def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise InvalidArgumentError(
-            "A chunkserver is reached over TCP by its cluster",
+            "a chunkserver is reached over TCP by its cluster",
             context={"address": address},
             hint="give --listen a HOST:PORT",
         )

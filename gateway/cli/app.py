@@ -58,7 +58,7 @@ class App:
             return self.root_password_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                "Cannot read the file of root's password",
+                "cannot read the file of root's password",
                 context={"file": self.root_password_file},
                 hint=str(error),
             ) from error

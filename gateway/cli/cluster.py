@@ -38,7 +38,7 @@ class Cluster:
         """A volume. Raises NotFoundError; InvalidArgumentError when it is a folder."""
         volume = self._wait(self._client.info(name))
         if volume.is_folder:
-            raise InvalidArgumentError("That is a folder", context={"path": volume_path(name)})
+            raise InvalidArgumentError("that is a folder", context={"path": volume_path(name)})
         return volume
 
     def find(self, name: str) -> Volume | None:

@@ -96,12 +96,12 @@ def examine(path: Path, image_format: str | None, allow_backing: bool) -> Image:
     could so carry them into the volume; it is refused unless that is wanted.
     """
     if path.is_dir():
-        raise InvalidArgumentError("The image is a folder", context={"image": path})
+        raise InvalidArgumentError("the image is a folder", context={"image": path})
     try:
         with path.open("rb") as file:
             magic = file.read(4)
     except FileNotFoundError as error:
-        raise NotFoundError("There is no such image", context={"image": path}) from error
+        raise NotFoundError("there is no such image", context={"image": path}) from error
     found = image_format or ("qcow2" if magic == QCOW2_MAGIC else "raw")
     qemu_img = tool("qemu-img", "qemu-utils")
     name = str(path.absolute())
@@ -110,13 +110,13 @@ def examine(path: Path, image_format: str | None, allow_backing: bool) -> Image:
     outside = info.get("full-backing-filename") or specific.get("data-file")
     if outside and not allow_backing:
         raise InvalidArgumentError(
-            f"The image takes data from another file: {outside}",
+            f"the image takes data from another file: {outside}",
             context={"image": path},
             hint="--allow-backing-file if you trust whoever made it",
         )
     if specific.get("encrypt"):
         raise InvalidArgumentError(
-            "The image is encrypted", context={"image": path}, hint="decrypt it with qemu-img first"
+            "the image is encrypted", context={"image": path}, hint="decrypt it with qemu-img first"
         )
     measure = [qemu_img, "measure", "--output=json", "-O", "raw", "-f", found, name]
     needed = run_json(measure, "Cannot measure the image")
@@ -225,7 +225,7 @@ def _refuse_in_use(cluster: Cluster, volume: str, take_over: bool) -> None:
     sessions = cluster.sessions(volume)
     if sessions and not take_over:
         raise BusyError(
-            "The volume is in use",
+            "the volume is in use",
             context={"volume": volume, "by": ", ".join(sessions)},
             hint="close what uses it; or --take-over, which cuts it off",
         )
@@ -291,7 +291,7 @@ def _check_space(cluster: Cluster, needed: int) -> None:
     free = cluster.free_bytes()
     if free < needed:
         raise NoSpaceError(
-            f"The image holds {format_size(needed)}, the store has {format_size(free)} free",
+            f"the image holds {format_size(needed)}, the store has {format_size(free)} free",
             hint="add a disk, or delete volumes",
         )
 
@@ -301,13 +301,13 @@ def _check_target(
 ) -> None:
     if not overwrite:
         raise ExistsError(
-            "The volume exists",
+            "the volume exists",
             context={"volume": target.path},
             hint="--overwrite if its content is to be replaced",
         )
     if target.size < image.virtual_bytes:
         raise InvalidArgumentError(
-            f"The image is {format_size(image.virtual_bytes)}, "
+            f"the image is {format_size(image.virtual_bytes)}, "
             f"the volume {format_size(target.size)}",
             context={"volume": target.path},
             hint=f"copygate volume resize {target.path} {image.virtual_bytes}",
@@ -350,20 +350,20 @@ def export_image(
     chosen = image_format or ("qcow2" if image.suffix == ".qcow2" else "raw")
     if image.exists() and not overwrite:
         raise ExistsError(
-            "The file exists", context={"image": image}, hint="--overwrite if it may be replaced"
+            "the file exists", context={"image": image}, hint="--overwrite if it may be replaced"
         )
     if image.exists() and not image.is_file():
-        raise InvalidArgumentError("The image is not a plain file", context={"image": image})
+        raise InvalidArgumentError("the image is not a plain file", context={"image": image})
     folder = image.absolute().parent
     if not folder.is_dir():
-        raise NotFoundError("The image's folder does not exist", context={"folder": folder})
+        raise NotFoundError("the image's folder does not exist", context={"folder": folder})
     with connect(app) as cluster:
         place = Place.of(volume, cluster.get(volume))
     needed = _data_bytes(app, place)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise NoSpaceError(
-            f"The volume holds {format_size(needed)}, the folder has {format_size(free)} free",
+            f"the volume holds {format_size(needed)}, the folder has {format_size(free)} free",
             context={"folder": folder},
         )
     # Under another name until it is whole: nobody takes a part for the image.

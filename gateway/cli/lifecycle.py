@@ -31,7 +31,7 @@ def make_folder(path: Path, what: str) -> Path:
         ) from error
     except OSError as error:
         raise InvalidArgumentError(
-            f"Cannot make {what}: {error.strerror}",
+            f"cannot make {what}: {error.strerror}",
             context={"path": path},
             hint="choose one that this user may write with --data",
         ) from error
@@ -46,7 +46,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidArgumentError(
-            f"Cannot write to {what}: {error.strerror}",
+            f"cannot write to {what}: {error.strerror}",
             context={"path": folder},
             hint="choose one that this user may write with --data",
         ) from error

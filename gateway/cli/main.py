@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             mend = f"did you mean '{near[0]}'?" if near else "commands: " + ", ".join(COMMANDS)
-            raise click.UsageError(f"No command '{args[0]}': {mend}", ctx)
+            raise click.UsageError(f"no command '{args[0]}': {mend}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -127,20 +127,15 @@ def cli(ctx: click.Context) -> None:
     ctx.ensure_object(App)
 
 
-@cli.result_callback()
-def _done(_result: object, **_options: object) -> None:
-    """Nothing to do; here so that click passes results through."""
-
-
 def _os_error(error: OSError) -> CopygateError:
     """The operating system's errors that a user can mend, in our words."""
     context = {"file": error.filename} if error.filename else {}
     text = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError("No space left", context=context, hint="free some, or use another disk")
+        return NoSpaceError("no space left", context=context, hint="free some, or use another disk")
     if error.errno == errno.EADDRINUSE:
         return BusyError(
-            f"The address is in use: {text}",
+            f"the address is in use: {text}",
             context=context,
             hint="stop the other, or pick another",
         )
@@ -198,7 +193,7 @@ def main() -> None:
             traceback.print_exc()
         hint = "this is a defect of copygate: run it again with --debug and report what it prints"
         fail(
-            CopygateError(f"Internal error: {type(error).__name__}: {error}", hint=hint),
+            CopygateError(f"internal error: {type(error).__name__}: {error}", hint=hint),
             as_json=app.json,
         )
     sys.exit(code)

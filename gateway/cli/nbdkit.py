@@ -59,7 +59,7 @@ class Endpoint:
             path = path.absolute()
             if len(os.fsencode(path)) > UNIX_PATH_MAX:
                 raise InvalidArgumentError(
-                    f"The path of {option} is longer than {UNIX_PATH_MAX} bytes",
+                    f"the path of {option} is longer than {UNIX_PATH_MAX} bytes",
                     context={"path": path},
                     hint="choose a shorter one: the kernel does not take it",
                 )
@@ -91,7 +91,7 @@ class Endpoint:
             sock.bind(address)
         except OSError as error:
             raise BusyError(
-                f"Cannot listen for NBD: {error.strerror or error}",
+                f"cannot listen for NBD: {error.strerror or error}",
                 context={"address": f"{self.host}:{self.port}"},
                 hint="choose another address or port, or stop what uses it",
             ) from error
@@ -107,7 +107,7 @@ def _bind_unix(path: Path) -> socket.socket:
         mode = None
     if mode is not None and not stat.S_ISSOCK(mode):
         raise InvalidArgumentError(
-            "Cannot listen for NBD: a file of that name exists and is no socket",
+            "cannot listen for NBD: a file of that name exists and is no socket",
             context={"path": path},
             hint="choose another path",
         )
@@ -117,7 +117,7 @@ def _bind_unix(path: Path) -> socket.socket:
             answer = probe.connect_ex(str(path))
         if answer not in (errno.ECONNREFUSED, errno.ENOENT):
             raise BusyError(
-                "Another server listens there",
+                "another server listens there",
                 context={"path": path},
                 hint="stop it (see: ss -xlp), or choose another path with --nbd",
             )
@@ -129,7 +129,7 @@ def _bind_unix(path: Path) -> socket.socket:
     except OSError as error:
         sock.close()
         raise InvalidArgumentError(
-            f"Cannot listen for NBD: {error.strerror}",
+            f"cannot listen for NBD: {error.strerror}",
             context={"path": path},
             hint="the folder must exist and be writable",
         ) from error
@@ -143,7 +143,7 @@ def package_folder() -> Path:
     """The folder of the installed `gateway` package."""
     spec = importlib.util.find_spec("gateway")
     if spec is None or spec.origin is None:
-        raise CopygateError("The package gateway is not installed", hint="make build")
+        raise CopygateError("the package gateway is not installed", hint="make build")
     return Path(spec.origin).parent
 
 
@@ -152,7 +152,7 @@ def find_plugin(kind: str) -> list[str]:
     if kind == "python":
         script = package_folder() / "nbd/plugin.py"
         if not script.is_file():
-            raise ConfigError("The nbdkit plugin in Python is missing", context={"file": script})
+            raise ConfigError("the nbdkit plugin in Python is missing", context={"file": script})
         return ["python", str(script)]
     named = os.environ.get("COPYGATE_NBDKIT_PLUGIN")
     name = "nbdkit-copygate-plugin.so"

@@ -170,7 +170,7 @@ def resize(app: App, name: str, size: str) -> None:
         wanted = parse_size(size.removeprefix("+")) + (before.size if size.startswith("+") else 0)
         if wanted < before.size:
             raise InvalidArgumentError(
-                f"The volume has {format_size(before.size)} and cannot shrink",
+                f"the volume has {format_size(before.size)} and cannot shrink",
                 context={"volume": volume_path(name), "size": size},
                 hint="create a smaller one and copy what it holds",
             )
@@ -222,7 +222,7 @@ def recover(app: App, name: str, volume_id: int | None) -> None:
     with connect(app) as cluster:
         if cluster.find(path) is not None:
             raise BusyError(
-                "The name is taken", context={"volume": path}, hint="rename that volume first"
+                "the name is taken", context={"volume": path}, hint="rename that volume first"
             )
         try:
             cluster.recover(path, volume_id or 0)

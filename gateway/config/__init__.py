@@ -99,15 +99,15 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
             raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(
-            f"Cannot read the configuration file: {error.strerror}", context={"file": path}
+            f"cannot read the configuration file: {error.strerror}", context={"file": path}
         ) from error
     if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError("The configuration file is longer than 1 MiB", context={"file": path})
+        raise ConfigError("the configuration file is longer than 1 MiB", context={"file": path})
     try:
         data = tomllib.loads(raw.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(
-            f"The configuration file is not TOML: {error}", context={"file": path}
+            f"the configuration file is not TOML: {error}", context={"file": path}
         ) from error
     return check(data, str(path))
 
@@ -119,7 +119,7 @@ def check(data: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
         if table not in SCHEMA:
             what = f"table [{table}]" if isinstance(values, Mapping) else f"key '{table}'"
             raise ConfigError(
-                f"Unknown {what}", context={"file": source}, hint=_suggest_table(table)
+                f"unknown {what}", context={"file": source}, hint=_suggest_table(table)
             )
         if not isinstance(values, Mapping):
             raise ConfigError(
@@ -144,7 +144,7 @@ def _value(table: str, key: str, value: object, source: str) -> object:
     if key not in keys:
         near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else "known keys: " + ", ".join(keys)
-        raise ConfigError(f"Unknown key '{key}' in [{table}]", context={"file": source}, hint=hint)
+        raise ConfigError(f"unknown key '{key}' in [{table}]", context={"file": source}, hint=hint)
     kind = keys[key]
     fits = {
         "text": isinstance(value, str),
