@@ -126,6 +126,8 @@ class _Connection:
         try:
             while await self._serve_one():
                 pass
+            if self._calls:  # the peer has no more to ask, but may wait for answers
+                await asyncio.wait(list(self._calls))
         except ProtocolError as error:
             log.warning("closed the connection of %s: %s", self._peer, error)
         except TimeoutError:
