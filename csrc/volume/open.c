@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Opening a volume: OpenFile; for the exclusive writer IncreaseFileEpoch, and the new epoch told to
+// every chunkserver that may hold a part of the volume, all of which must answer: from then on they
+// refuse whoever had it before.
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <pb_decode.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "gateway/proto/chunk.pb.h"
+#include "gateway/proto/nameserver2.pb.h"
+#include "volume/client.h"
+#include "volume/session.h"
+#include "volume/volume.h"
+
+#define PATH_LENGTH_MAX   1024U
+#define EPOCH_TIMEOUT_NS  (1 * CG_NS_PER_S)
+#define EPOCH_RETRY_NS    (100 * CG_NS_PER_MS)
+#define FEATURE_NATIVE    1U // FileInfo.features: operations and fields from 1000 on
+
+static const struct cg_rpc_method update_epoch = {"curve.chunkserver.ChunkService", "UpdateEpoch"};
+
+struct epoch_update {
+    struct cg_rpc_call call;
+    struct cg_timer timer;
+    struct vol_opening *opening;
+    struct vol_server *server;
+    bool in_flight;
+};
+
+struct vol_opening {
+    struct cg_task task;
+    struct cg_waiter waiter;
+    struct cg_volume *volume;
+    uint64_t deadline_ns;
+    uint64_t timeout_ns;
+    int result;
+    char *error;
+    size_t error_size;
+    struct epoch_update *updates;
+    uint32_t update_count;
+    uint32_t updates_left;
+};
+
+// ---- Ends
+
+static void stop_updates(struct vol_opening *opening) {
+    for (uint32_t i = 0; i < opening->update_count; i++) {
+        struct epoch_update *update = &opening->updates[i];
+        cg_timer_disarm(&update->timer);
+        if (update->in_flight) {
+            cg_channel_cancel(update->server->channel, &update->call);
+        }
+    }
+    free(opening->updates);
+    opening->updates = NULL;
+    opening->update_count = 0;
+}
+
+static void finish(struct vol_opening *opening, int result) {
+    struct cg_volume *volume = opening->volume;
+    stop_updates(opening);
+    cg_mds_call_free(&volume->session_call);
+    volume->opening = NULL;
+    opening->result = result;
+    if (result == 0) {
+        cg_list_push_back(&volume->client->volumes, &volume->node);
+        vol_session_begin(volume);
+    }
+    cg_waiter_done(volume->client, &opening->waiter);
+}
+
+static void __attribute__((format(printf, 3, 4)))
+fail(struct vol_opening *opening, int result, const char *format, ...) {
+    if (opening->error_size > 0) {
+        va_list arguments;
+        va_start(arguments, format);
+        vsnprintf(opening->error, opening->error_size, format, arguments);
+        va_end(arguments);
+    }
+    finish(opening, result);
+}
+
+// ---- The epoch
+
+static void send_update(struct epoch_update *update);
+
+static void on_update_timer(struct cg_timer *timer) {
+    send_update(CG_CONTAINER_OF(timer, struct epoch_update, timer));
+}
+
+static const char *update_problem(const struct cg_rpc_call *call) {
+    if (call->status == -EREMOTEIO) {
+        return call->error_text;
+    }
+    return call->status == -ETIMEDOUT ? "no answer in time" : strerror(-call->status);
+}
+
+static void retry_update(struct epoch_update *update, const char *problem) {
+    struct vol_opening *opening = update->opening;
+    struct cg_volume *volume = opening->volume;
+    uint64_t at = cg_reactor_now(volume->reactor) + EPOCH_RETRY_NS;
+    if (at >= opening->deadline_ns) {
+        fail(opening, -ETIMEDOUT,
+             "%s: the chunkserver at %s did not take the volume's new epoch (%s), so another client "
+             "may still be writing; start it, or remove it from the cluster",
+             volume->path, update->server->address, problem);
+    } else if (cg_timer_arm(volume->reactor, &update->timer, at) != 0) {
+        fail(opening, -ENOMEM, "%s: no memory", volume->path);
+    }
+}
+
+static void on_update(struct cg_rpc_call *call) {
+    struct epoch_update *update = CG_CONTAINER_OF(call, struct epoch_update, call);
+    struct vol_opening *opening = update->opening;
+    update->in_flight = false;
+    if (call->status == -ECANCELED) {
+        return;
+    }
+    if (call->status != 0) {
+        retry_update(update, update_problem(call));
+        return;
+    }
+    curve_chunkserver_UpdateEpochResponse m = curve_chunkserver_UpdateEpochResponse_init_zero;
+    pb_istream_t stream = pb_istream_from_buffer(call->reply, call->reply_length);
+    if (!pb_decode(&stream, curve_chunkserver_UpdateEpochResponse_fields, &m)) {
+        retry_update(update, "an answer that makes no sense");
+    } else if (m.status == curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_EPOCH_TOO_OLD) {
+        fail(opening, -ESTALE, "%s: another client took the volume over meanwhile",
+             opening->volume->path);
+    } else if (m.status != curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS) {
+        char problem[32];
+        snprintf(problem, sizeof(problem), "status %d", (int)m.status);
+        retry_update(update, problem);
+    } else if (--opening->updates_left == 0) {
+        finish(opening, 0);
+    }
+}
+
+static void send_update(struct epoch_update *update) {
+    struct vol_opening *opening = update->opening;
+    struct cg_volume *volume = opening->volume;
+    uint64_t now = cg_reactor_now(volume->reactor);
+    uint64_t left = opening->deadline_ns > now ? opening->deadline_ns - now : 1;
+    curve_chunkserver_UpdateEpochRequest m = {.fileId = volume->file_id, .epoch = volume->epoch};
+    update->timer.fire = on_update_timer;
+    update->call.method = &update_epoch;
+    update->call.request_fields = curve_chunkserver_UpdateEpochRequest_fields;
+    update->call.request = &m;
+    update->call.timeout_ns = left < EPOCH_TIMEOUT_NS ? left : EPOCH_TIMEOUT_NS;
+    update->call.done = on_update;
+    update->in_flight = true;
+    cg_channel_call(update->server->channel, &update->call);
+}
+
+static void tell_epoch(struct vol_opening *opening, const struct cg_mds_call *call) {
+    struct cg_volume *volume = opening->volume;
+    if (call->server_count == 0) {
+        finish(opening, 0);
+        return;
+    }
+    opening->updates = calloc(call->server_count, sizeof(*opening->updates));
+    if (opening->updates == NULL) {
+        fail(opening, -ENOMEM, "%s: no memory", volume->path);
+        return;
+    }
+    for (uint32_t i = 0; i < call->server_count; i++) {
+        struct epoch_update *update = &opening->updates[i];
+        update->opening = opening;
+        update->server = vol_server_get(volume->client, call->servers[i].external);
+        if (update->server == NULL) {
+            fail(opening, -EIO, "%s: the metadata server names a chunkserver \"%s\"", volume->path,
+                 call->servers[i].external);
+            return;
+        }
+    }
+    opening->update_count = call->server_count;
+    opening->updates_left = call->server_count;
+    for (uint32_t i = 0; i < opening->update_count; i++) {
+        send_update(&opening->updates[i]);
+    }
+}
+
+// ---- The metadata server
+
+static void fail_mds(struct vol_opening *opening, const struct cg_mds_call *call, int result) {
+    struct cg_volume *volume = opening->volume;
+    if (result != 0) {
+        fail(opening, result, "%s: no metadata server answers (%s); is it running, is mds= right?",
+             volume->path,
+             call->last_text[0] != '\0' ? call->last_text : strerror(-call->last_error));
+        return;
+    }
+    int error = cg_mds_status_errno(call->status);
+    switch (error) {
+    case -ENOENT:
+        fail(opening, error, "there is no volume %s", volume->path);
+        break;
+    case -EACCES:
+        fail(opening, error, "%s: owner \"%s\" may not open it", volume->path,
+             volume->client->mds.owner);
+        break;
+    case -EBUSY:
+        fail(opening, error, "%s: the volume is in use", volume->path);
+        break;
+    default:
+        fail(opening, error, "%s: the metadata server refuses with status %d", volume->path,
+             call->status);
+        break;
+    }
+}
+
+static void on_raised(struct cg_mds_call *call, int result) {
+    struct cg_volume *volume = CG_CONTAINER_OF(call, struct cg_volume, session_call);
+    struct vol_opening *opening = volume->opening;
+    if (result != 0 || call->status != curve_mds_StatusCode_kOK) {
+        fail_mds(opening, call, result);
+        return;
+    }
+    if (!call->file.present || call->file.epoch == 0 || call->file.id != volume->file_id) {
+        fail(opening, -EIO, "%s: the metadata server does not say the new epoch", volume->path);
+        return;
+    }
+    volume->epoch = call->file.epoch;
+    volume->seq = call->file.seq > volume->seq ? call->file.seq : volume->seq;
+    tell_epoch(opening, call);
+}
+
+static void start_call(struct vol_opening *opening, enum cg_mds_op op,
+                       void (*done)(struct cg_mds_call *call, int result)) {
+    struct cg_volume *volume = opening->volume;
+    struct cg_mds_call *call = &volume->session_call;
+    cg_mds_call_free(call);
+    call->mds = &volume->client->mds;
+    call->op = op;
+    call->path = volume->path;
+    call->deadline_ns = opening->deadline_ns;
+    call->done = done;
+    cg_mds_call_start(call);
+}
+
+// "the same on every gateway": a UUID of version 8 out of the file's id, where none was told.
+static void derive_uuid(uint64_t id, uint8_t uuid[16]) {
+    static const uint8_t prefix[8] = {'c', 'g', 'v', 'o', 'l', 0, 0x80, 0};
+    memcpy(uuid, prefix, sizeof(prefix));
+    for (unsigned i = 0; i < 8; i++) {
+        uuid[8 + i] = (uint8_t)(id >> (56 - 8 * i));
+    }
+    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
+}
+
+static bool sane(struct cg_volume *volume, const struct cg_mds_file *file) {
+    if (cg_layout_init(&volume->layout, file->chunk_size, file->stripe_unit,
+                       file->stripe_count) != 0) {
+        return false;
+    }
+    bool block_fits = file->block_size == 0 ||
+                      (file->block_size <= VOL_BLOCK && VOL_BLOCK % file->block_size == 0);
+    return block_fits && file->chunk_size % VOL_BLOCK == 0 &&
+           volume->layout.stripe_unit % VOL_BLOCK == 0 && file->segment_size != 0 &&
+           file->segment_size % file->chunk_size == 0 &&
+           file->segment_size / file->chunk_size <= CG_MDS_CHUNKS_MAX &&
+           file->length / file->segment_size <= VOL_SEGMENTS_MAX && file->length % VOL_BLOCK == 0;
+}
+
+static void take_file(struct cg_volume *volume, const struct cg_mds_file *file) {
+    volume->file_id = file->id;
+    volume->size = file->length;
+    volume->epoch = file->epoch;
+    volume->seq = file->seq;
+    volume->block_size = VOL_BLOCK;
+    volume->segment_size = file->segment_size;
+    volume->chunks_per_segment = file->segment_size / file->chunk_size;
+    volume->native = (file->features & FEATURE_NATIVE) != 0;
+    volume->max_request = volume->native ? VOL_REQUEST_NATIVE : VOL_REQUEST_CURVEBS;
+    if (file->has_uuid) {
+        memcpy(volume->uuid, file->uuid, sizeof(volume->uuid));
+    } else {
+        derive_uuid(file->id, volume->uuid);
+    }
+}
+
+static void on_opened(struct cg_mds_call *call, int result) {
+    struct cg_volume *volume = CG_CONTAINER_OF(call, struct cg_volume, session_call);
+    struct vol_opening *opening = volume->opening;
+    if (result != 0 || call->status != curve_mds_StatusCode_kOK) {
+        fail_mds(opening, call, result);
+        return;
+    }
+    if (!call->file.present || call->file.type != curve_mds_FileType_INODE_PAGEFILE) {
+        fail(opening, -EINVAL, "%s is not a volume", volume->path);
+        return;
+    }
+    if (!sane(volume, &call->file)) {
+        fail(opening, -EINVAL,
+             "%s has a shape that is not supported: %" PRIu64 " bytes, segments of %u, chunks of %u, "
+             "stripes of %" PRIu64 " times %" PRIu64 ", blocks of %u",
+             volume->path, call->file.length, call->file.segment_size, call->file.chunk_size,
+             call->file.stripe_unit, call->file.stripe_count, call->file.block_size);
+        return;
+    }
+    take_file(volume, &call->file);
+    memcpy(volume->session, call->session, sizeof(volume->session));
+    vol_session_take(volume, call);
+    if (volume->exclusive) {
+        start_call(opening, CG_MDS_RAISE_EPOCH, on_raised);
+    } else {
+        finish(opening, 0);
+    }
+}
+
+static void begin(struct cg_task *task) {
+    struct vol_opening *opening = CG_CONTAINER_OF(task, struct vol_opening, task);
+    opening->deadline_ns = cg_reactor_now(opening->volume->reactor) + opening->timeout_ns;
+    start_call(opening, CG_MDS_OPEN, on_opened);
+}
+
+// ---- The public call
+
+static char *normal_path(const char *path) {
+    size_t length = path != NULL ? strlen(path) : 0;
+    if (length == 0 || length > PATH_LENGTH_MAX || path[length - 1] == '/') {
+        return NULL;
+    }
+    char *out = malloc(length + 2);
+    if (out != NULL) {
+        snprintf(out, length + 2, "%s%s", path[0] == '/' ? "" : "/", path);
+    }
+    return out;
+}
+
+static int volume_create(struct cg_client *client, const struct cg_volume_options *options,
+                         struct cg_volume **out) {
+    struct cg_volume *volume = calloc(1, sizeof(*volume));
+    if (volume == NULL) {
+        return -ENOMEM;
+    }
+    volume->client = client;
+    volume->reactor = client->reactor;
+    volume->flags = options->flags;
+    volume->exclusive = (options->flags & (CG_OPEN_READ_ONLY | CG_OPEN_SHARED)) == 0;
+    volume->send_epoch = (options->flags & CG_OPEN_READ_ONLY) == 0;
+    volume->io_timeout_ns =
+        (options->io_timeout_ms != 0 ? options->io_timeout_ms : VOL_IO_TIMEOUT_MS) * CG_NS_PER_MS;
+    volume->inflight_max =
+        options->inflight_max != 0 ? options->inflight_max : VOL_INFLIGHT_DEFAULT;
+    volume->path = normal_path(options->path);
+    cg_list_init(&volume->node);
+    cg_list_init(&volume->unsettled);
+    cg_list_init(&volume->free_requests);
+    cg_list_init(&volume->queue);
+    cg_list_init(&volume->paused);
+    cg_range_lock_init(&volume->ranges);
+    for (unsigned i = 0; i < VOL_COPYSET_BUCKETS; i++) {
+        cg_list_init(&volume->copysets[i]);
+    }
+    volume->next_sequence = 1;
+    bool random = getrandom(&volume->client_id, sizeof(volume->client_id), 0) ==
+                  (ssize_t)sizeof(volume->client_id);
+    volume->client_id |= 1; // never 0, which reads as absent
+    volume->random = (uint32_t)(volume->client_id >> 32);
+    if (volume->path == NULL || !random || vol_requests_create(volume) != 0) {
+        vol_free(volume);
+        return -ENOMEM;
+    }
+    *out = volume;
+    return 0;
+}
+
+static int check_options(const struct cg_volume_options *options, char *error, size_t size) {
+    const char *path = options->path;
+    size_t length = path != NULL ? strlen(path) : 0;
+    if (options->struct_size != sizeof(*options)) {
+        snprintf(error, size, "struct_size of the volume's options is not set");
+    } else if (length == 0 || length > PATH_LENGTH_MAX || path[length - 1] == '/') {
+        snprintf(error, size, "a volume's name has 1 to %u bytes and does not end in /",
+                 PATH_LENGTH_MAX);
+    } else if (options->inflight_max > VOL_INFLIGHT_MAX) {
+        snprintf(error, size, "inflight_max is %u, the most is %u", options->inflight_max,
+                 VOL_INFLIGHT_MAX);
+    } else if ((options->flags & ~(unsigned)(CG_OPEN_READ_ONLY | CG_OPEN_SHARED)) != 0 ||
+               options->io_timeout_ms > UINT32_MAX || options->open_timeout_ms > UINT32_MAX) {
+        snprintf(error, size, "flags or timeouts are out of range");
+    } else {
+        return 0;
+    }
+    return -EINVAL;
+}
+
+CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_options *options,
+                          struct cg_volume **out, char *error, size_t error_size) {
+    char nothing[1];
+    if (error == NULL || error_size == 0) {
+        error = nothing;
+        error_size = sizeof(nothing);
+    }
+    error[0] = '\0';
+    int result = check_options(options, error, error_size);
+    if (result != 0) {
+        return result;
+    }
+    struct cg_volume *volume;
+    result = volume_create(client, options, &volume);
+    if (result != 0) {
+        snprintf(error, error_size, "%s: no memory", options->path);
+        return result;
+    }
+    struct vol_opening opening = {
+        .task.run = begin,
+        .volume = volume,
+        .timeout_ns = (options->open_timeout_ms != 0 ? options->open_timeout_ms
+                                                     : VOL_OPEN_TIMEOUT_MS) *
+                      CG_NS_PER_MS,
+        .error = error,
+        .error_size = error_size,
+    };
+    volume->opening = &opening;
+    cg_waiter_init(&opening.waiter);
+    cg_client_post(client, &opening.task);
+    cg_client_wait(client, &opening.waiter);
+    if (opening.result != 0) {
+        // A session that was begun runs out by itself; it fences nobody.
+        vol_free(volume);
+        return opening.result;
+    }
+    *out = volume;
+    return 0;
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Opening, keeping and closing: session.c keeps the lease, open.c and close.c are the ends.
+#ifndef CG_VOLUME_SESSION_H
+#define CG_VOLUME_SESSION_H
+
+#include "volume/volume.h"
+
+// Takes the lease out of an answer.
+void vol_session_take(struct cg_volume *volume, const struct cg_mds_call *call);
+
+// Begins and ends refreshing.
+void vol_session_begin(struct cg_volume *volume);
+void vol_session_end(struct cg_volume *volume);
+
+// Closes the volume on the driver and frees it; the caller's thread waits.
+void vol_close_and_wait(struct cg_volume *volume);
+
+// Frees what an opened or half-opened volume has; nothing may be under way.
+void vol_free(struct cg_volume *volume);
+
+#endif

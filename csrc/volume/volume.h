@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The inside of the IO core. What becomes of one cg_io, top to bottom:
+//
+//   client.c     takes it from any thread to the reactor's (submit.c, blocking.c)
+//   io.c         checks it, takes its range lock, chooses the way
+//   merge.c      reads, merges and writes where the store takes whole blocks only
+//   transfer.c   cuts it into requests, waits for segments, slots and the lease
+//   segment.c    which chunks a segment has; allocation on the first write
+//   request.c    sends one request, understands the answer, sends it again
+//   copyset.c    where a copyset's leader is
+//   session.c    opening, the lease, the epoch, closing
+//   trim.c       which blocks of a segment are trimmed; giving whole segments back
+//
+// Everything here belongs to the thread that runs the client's reactor at the moment.
+#ifndef CG_VOLUME_VOLUME_H
+#define CG_VOLUME_VOLUME_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/clock.h"
+#include "base/list.h"
+#include "base/reactor.h"
+#include "copygate.h"
+#include "rpc/channel.h"
+#include "rpc/endpoint.h"
+#include "volume/mds.h"
+#include "volume/range_lock.h"
+#include "volume/split.h"
+
+#define VOL_BLOCK             4096U
+#define VOL_SEGMENTS_MAX      (1U << 22)
+#define VOL_INFLIGHT_DEFAULT  128U
+#define VOL_INFLIGHT_MAX      4096U
+#define VOL_IO_TIMEOUT_MS     25000U
+#define VOL_OPEN_TIMEOUT_MS   10000U
+#define VOL_REQUEST_NATIVE    (1U << 20)  // longest request, bytes
+#define VOL_REQUEST_CURVEBS   (64U << 10)
+#define VOL_REQUEST_IOV       4
+#define VOL_COMPARE_MAX       (1U << 20)  // longest compare-and-write, bytes
+#define VOL_SERVERS_MAX       4096U
+#define VOL_COPYSET_BUCKETS   256U
+
+struct vol_transfer;
+struct vol_request;
+struct vol_segment;
+struct vol_copyset;
+struct vol_trim;
+struct vol_more;
+
+// ---- Transfers
+
+enum vol_kind {
+    VOL_READ,
+    VOL_WRITE,
+    VOL_WRITE_ZERO_DATA,  // a write whose data is zeros: stores without WRITE_ZEROES
+    VOL_WRITE_ZEROES,
+    VOL_TRIM,
+    VOL_COMPARE_AND_WRITE,
+    VOL_BLOCK_STATUS,
+};
+
+static inline bool vol_kind_changes(enum vol_kind kind) {
+    return kind != VOL_READ && kind != VOL_BLOCK_STATUS;
+}
+
+// A range of the volume on its way to or from memory, as any number of requests.
+struct vol_transfer {
+    struct cg_volume *volume;
+    struct cg_list node;     // while waiting: the volume's queue or a segment's waiters
+    struct cg_timer timer;   // armed only while waiting
+    uint64_t deadline_ns;
+    uint64_t offset;
+    uint64_t length;
+    uint64_t cursor;  // bytes that need no more requests made
+    const struct iovec *iov;
+    int iovcnt;
+    uint32_t pending;  // requests in flight, and the call that makes them
+    int error;
+    uint8_t kind;  // enum vol_kind
+    bool waiting;  // on a list
+    bool no_hole;
+    void (*done)(struct vol_transfer *transfer);
+    void *owner;  // for `done`
+};
+
+// Starts a transfer: volume, deadline_ns, offset, length (not 0), iov, kind, done are set, the rest is
+// zero. `done` comes once, possibly inside this call; transfer->error says how it ended.
+void vol_transfer_start(struct vol_transfer *transfer);
+
+// Goes on after a wait: makes requests until it must wait again.
+void vol_transfer_advance(struct vol_transfer *transfer);
+
+// Puts the transfer on `list` until it is advanced, failed, or its deadline passes.
+void vol_transfer_wait(struct vol_transfer *transfer, struct cg_list *list, bool first);
+
+// Ends a waiting transfer's wait without going on.
+void vol_transfer_unwait(struct vol_transfer *transfer);
+
+// Fails the transfer; it ends when its requests in flight have ended.
+void vol_transfer_fail(struct vol_transfer *transfer, int error);
+
+// One of its requests has ended.
+void vol_transfer_request_done(struct vol_transfer *transfer, struct vol_request *request,
+                               int result);
+
+// Lets queued transfers go on: a slot is free, or the lease was renewed, or the volume is fenced.
+void vol_queue_run(struct cg_volume *volume);
+
+// ---- One cg_io
+
+struct vol_io {
+    struct vol_transfer transfer;
+    struct cg_range range;
+    void *more;  // what only some operations need
+};
+_Static_assert(sizeof(struct vol_io) <= sizeof(((struct cg_io *)0)->internal),
+               "cg_io has room for the core's state");
+
+static inline struct vol_io *vol_io_of(struct cg_io *io) {
+    return (struct vol_io *)(void *)io->internal;
+}
+
+static inline struct cg_io *vol_io_public(struct vol_io *io) {
+    return CG_CONTAINER_OF(io, struct cg_io, internal);
+}
+
+// Begins an IO on the reactor's thread.
+void vol_io_begin(struct cg_volume *volume, struct cg_io *io);
+
+// Ends it: gives the range lock back, counts, completes.
+void vol_io_end(struct vol_io *io, int result);
+
+// Its `done` has been called.
+void vol_io_delivered(struct cg_volume *volume);
+
+// The range lock is held now (merge.c, io.c).
+void vol_io_granted(struct vol_io *io);
+
+// Unaligned IO on a store of whole blocks; for writes and zeroes the range lock is held.
+void vol_merge_read(struct vol_io *io);
+void vol_merge_write(struct vol_io *io);
+void vol_merge_zeroes(struct vol_io *io);
+// Compare-and-write here rather than at the store; the range lock is held.
+void vol_merge_compare(struct vol_io *io);
+// What the above keep for an IO; for the volume.
+void vol_merge_release(struct vol_io *io);
+void vol_merge_free(struct cg_volume *volume);
+
+// BLOCK_STATUS: adds what is known about the next `length` bytes. False when the caller's array is full.
+bool vol_status_add(struct vol_io *io, uint64_t length, bool allocated);
+
+// ---- Requests
+
+struct vol_request {
+    struct cg_rpc_call call;
+    struct cg_list node;       // free list; or a copyset's waiters
+    struct cg_list unsettled;  // in order of sequence; changing requests of native volumes
+    struct cg_timer timer;     // backoff, or the deadline while waiting
+    struct cg_volume *volume;
+    struct vol_transfer *transfer;
+    struct vol_segment *segment;
+    struct vol_copyset *copyset;
+    struct vol_server *sent_to;  // the last try's
+    uint64_t chunk_id;
+    uint64_t sequence;
+    uint64_t segment_offset;  // bytes, in the order of the segment's chunks
+    uint64_t retry_delay_ns; // if the leader turns out to be the same
+    uint32_t chunk_offset;
+    uint32_t length;
+    uint32_t timeouts;
+    uint32_t overloads;
+    uint8_t kind;  // enum vol_kind
+    bool in_flight;
+    bool waiting;  // for a leader
+    bool paused;   // for the lease
+    uint32_t mismatch;  // COMPARE_AND_WRITE
+    int iovcnt;
+    struct iovec *iov_heap;  // when iov is too small
+    struct iovec iov[VOL_REQUEST_IOV];
+    const uint8_t *runs;  // BLOCK_STATUS, valid while the transfer is told
+    uint32_t runs_length;
+    bool hole;  // READ, BLOCK_STATUS: the chunk does not exist
+};
+
+// Allocates the volume's inflight_max requests. 0 or -ENOMEM.
+int vol_requests_create(struct cg_volume *volume);
+
+// A free request, or NULL.
+struct vol_request *vol_request_get(struct cg_volume *volume);
+
+// Fills the request's slice of its transfer's memory: `length` bytes from `skip` on. 0 or -ENOMEM.
+int vol_request_slice(struct vol_request *request, uint64_t skip, uint32_t length);
+
+// Sends the request, again if need be, until it ends in vol_transfer_request_done.
+void vol_request_start(struct vol_request *request);
+
+// Its copyset's leader is known (again).
+void vol_request_routed(struct vol_request *request);
+
+// Sends the paused ones on, or fails them if the volume is fenced.
+void vol_requests_resume(struct cg_volume *volume);
+
+// Fails those that wait for a leader.
+void vol_requests_fail_waiting(struct cg_volume *volume, int error);
+
+// Encodes the ChunkRequest; returns its length (at most VOL_MESSAGE_MAX).
+#define VOL_MESSAGE_MAX 128U
+uint32_t vol_request_encode(const struct vol_request *request, uint8_t *out);
+
+struct vol_reply {
+    uint32_t status;
+    uint32_t mismatch;
+    const uint8_t *runs;
+    uint32_t runs_length;
+};
+// Decodes a ChunkResponse. 0 or -EPROTO.
+int vol_reply_decode(const uint8_t *bytes, uint32_t length, struct vol_reply *out);
+
+// Reads one varint; NULL at the end or on nonsense.
+const uint8_t *vol_varint(const uint8_t *at, const uint8_t *end, uint64_t *out);
+
+// ---- Chunkservers and copysets
+
+struct vol_server {
+    struct cg_list node;
+    struct cg_channel *channel;
+    char address[CG_MDS_ADDRESS_MAX];
+};
+
+// The client's connection to a chunkserver. NULL when the address makes no sense or memory is short.
+struct vol_server *vol_server_get(struct cg_client *client, const char *address);
+
+struct vol_peer {
+    char internal[CG_MDS_ADDRESS_MAX];  // as replicas name it
+    struct vol_server *server;
+};
+
+struct vol_leader_query;
+
+struct vol_copyset {
+    struct cg_list node;  // hash chain
+    struct cg_list waiting;  // requests
+    struct cg_volume *volume;
+    uint32_t pool;
+    uint32_t id;
+    struct vol_peer peers[CG_MDS_PEERS_MAX];
+    unsigned peer_count;
+    int leader;  // index, or -1
+    int last_leader;
+    unsigned rounds;    // of asking for the leader, failed
+    unsigned suspects;  // times in a row that the leader was doubted
+    bool looking;
+    struct cg_timer timer;  // between rounds
+    struct vol_leader_query *query;
+    struct cg_mds_call peers_call;
+};
+
+// The copyset, made if need be (without peers). NULL when memory is short.
+struct vol_copyset *vol_copyset_get(struct cg_volume *volume, uint32_t pool, uint32_t id);
+void vol_copysets_stop(struct cg_volume *volume);
+void vol_copysets_free(struct cg_volume *volume);
+
+// Takes the peers of copysets of `pool` from an answer.
+int vol_copyset_take_peers(struct cg_volume *volume, uint32_t pool,
+                           const struct cg_mds_server *servers, uint32_t count);
+
+static inline struct vol_server *vol_copyset_leader(const struct vol_copyset *copyset) {
+    return copyset->leader < 0 ? NULL : copyset->peers[copyset->leader].server;
+}
+
+// Looks for the leader unless that is under way; vol_request_routed is called, later, for each request
+// on copyset->waiting. `suspect` (may be NULL): the server that did not do.
+void vol_copyset_find_leader(struct vol_copyset *copyset, const struct vol_server *suspect);
+
+// A request was answered by the leader.
+static inline void vol_copyset_confirm(struct vol_copyset *copyset) {
+    copyset->suspects = 0;
+}
+
+// ---- Segments
+
+enum vol_segment_state {
+    VOL_SEGMENT_UNKNOWN,
+    VOL_SEGMENT_HOLE,  // cached only by the exclusive writer
+    VOL_SEGMENT_READY,
+    VOL_SEGMENT_RETURNING,  // being deallocated: IO waits
+};
+
+struct vol_chunk {
+    uint64_t id;
+    struct vol_copyset *copyset;
+};
+
+struct vol_segment {
+    struct cg_volume *volume;
+    uint64_t index;
+    enum vol_segment_state state;
+    uint32_t requests;       // in flight
+    struct cg_list waiters;  // transfers
+    struct cg_mds_call *call;  // under way, or NULL; part of a vol_segment_call
+    uint32_t *copyset_ids;     // of `call`
+    struct vol_trim *trim;     // NULL: nothing trimmed
+    struct vol_chunk chunks[];
+};
+
+struct vol_segment_call {
+    struct cg_mds_call mds;
+    struct vol_segment *segment;
+};
+
+enum vol_found {
+    VOL_FOUND_CHUNK,
+    VOL_FOUND_HOLE,
+    VOL_FOUND_WAIT,  // the transfer waits
+    VOL_FOUND_ERROR, // memory is short
+};
+
+// Looks the chunk up; on VOL_FOUND_CHUNK `segment` and `chunk` are set.
+enum vol_found vol_segment_find(struct vol_transfer *transfer, uint64_t chunk_index,
+                                struct vol_segment **segment, struct vol_chunk **chunk);
+
+// Wakes those who waited for the segment.
+void vol_segment_wake(struct vol_segment *segment);
+void vol_segments_wake(struct cg_volume *volume);
+void vol_segments_stop(struct cg_volume *volume);
+void vol_segments_free(struct cg_volume *volume);
+
+// ---- Trim
+
+// These bytes of the segment (in the order of its chunks) were trimmed; are about to be written.
+void vol_trim_mark(struct vol_segment *segment, uint64_t offset, uint64_t length);
+void vol_trim_clear(struct vol_segment *segment, uint64_t offset, uint64_t length);
+void vol_trim_free(struct vol_segment *segment);
+
+// ---- The volume
+
+// Counters with one writer at a time; other threads read them.
+struct vol_counters {
+    _Atomic uint64_t reads, writes, others, read_bytes, written_bytes, errors;
+    _Atomic uint64_t requests, retries, redirects, timeouts, overloads, inflight;
+};
+
+static inline void vol_count(_Atomic uint64_t *counter, uint64_t by) {
+    uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, old + by, memory_order_relaxed);
+}
+
+struct vol_opening;
+struct closing;
+
+struct cg_volume {
+    struct cg_client *client;
+    struct cg_reactor *reactor;
+    struct cg_list node;  // the client's volumes
+    char *path;
+    uint32_t flags;
+    uint64_t io_timeout_ns;
+
+    uint64_t file_id;
+    _Atomic uint64_t size;
+    _Atomic uint64_t epoch;
+    uint64_t seq;
+    uint32_t block_size;
+    uint32_t max_request;
+    uint64_t segment_size;
+    uint32_t chunks_per_segment;
+    struct cg_layout layout;
+    uint8_t uuid[16];
+    bool native;
+    bool exclusive;  // neither READ_ONLY nor SHARED
+    bool send_epoch; // requests carry it to be checked
+
+    uint64_t client_id;
+    uint64_t next_sequence;
+    struct cg_list unsettled;  // requests, oldest first
+
+    struct vol_request *requests;
+    uint32_t inflight_max;
+    struct cg_list free_requests;
+    struct cg_list queue;   // transfers that wait for a request or the lease
+    struct cg_list paused;  // requests that wait for the lease
+    struct cg_range_lock ranges;
+    bool granting;  // ranges are being handed out
+    struct vol_more *more_free;
+    unsigned more_kept;
+    struct vol_segment **segments;
+    uint32_t segment_slots;
+    struct cg_list copysets[VOL_COPYSET_BUCKETS];
+    unsigned trim_count;
+
+    int fenced;  // 0, or the errno of all IO from now on
+    bool closing;
+    bool leased;  // a lease was ever granted
+    uint64_t lease_ns;
+    uint64_t lease_end_boot_ns;  // IO pauses from here on, CLOCK_BOOTTIME
+    char session[CG_MDS_SESSION_MAX];
+    struct cg_mds_call session_call;
+    struct cg_timer session_timer;
+    bool refresh_soon;  // asked for while one was under way
+    struct vol_opening *opening;
+    struct closing *closer;
+    uint64_t ios;  // begun and not completed
+    void (*drained)(struct cg_volume *volume);
+
+    struct vol_counters counters;
+    uint32_t random;  // jitter
+};
+
+// Whether IO may go on: the lease has not run to its three quarters.
+static inline bool vol_lease_ok(const struct cg_volume *volume) {
+    return !volume->leased || cg_boottime_ns() < volume->lease_end_boot_ns;
+}
+
+// All IO fails from now on.
+void vol_fence(struct cg_volume *volume, int error, const char *why);
+
+// Refreshes the session now (the sequence number is behind).
+void vol_session_refresh_now(struct cg_volume *volume);
+
+#endif
