@@ -188,12 +188,9 @@ static int classify(struct recovery *r, struct wal_segment *segment, int header_
         cg_list_push_back(&r->doubtful, &segment->node);
         return status;
     }
-    if (header_status == -EBADMSG) {
+    if (header_status < 0) {
+        segment->unprepared = header_status == -ENODATA;
         cg_list_push_back(&r->doubtful, &segment->node);
-        return 0;
-    }
-    if (header_status == -ENODATA) {
-        wal_segment_remove(set, segment);
         return 0;
     }
     if (segment->header.sequence == 0) {
@@ -320,18 +317,29 @@ static int check_doubtful(struct recovery *r, struct wal_segment *segment) {
                 segment->slot);
 }
 
-static int release_doubtful(struct recovery *r) {
-    while (!cg_list_empty(&r->doubtful)) {
-        struct wal_segment *segment = CG_CONTAINER_OF(r->doubtful.next, struct wal_segment, node);
-        int status = check_doubtful(r, segment);
+static int check_all_doubtful(struct recovery *r) {
+    int status = 0;
+    CG_LIST_FOREACH (node, &r->doubtful) {
+        status = check_doubtful(r, CG_CONTAINER_OF(node, struct wal_segment, node));
         if (status < 0) {
-            return status;
+            break;
         }
-        r->reader.segment = NULL;
-        cg_list_remove(&segment->node);
-        wal_segment_release(r->set, segment);
     }
-    return 0;
+    return status;
+}
+
+// Only once the whole log has been found good: until then the file may be evidence.
+static void release_doubtful(struct recovery *r) {
+    r->reader.segment = NULL;
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&r->doubtful)) != NULL) {
+        struct wal_segment *segment = CG_CONTAINER_OF(node, struct wal_segment, node);
+        if (segment->unprepared) {
+            wal_segment_remove(r->set, segment);
+        } else {
+            wal_segment_release(r->set, segment);
+        }
+    }
 }
 
 // ---- Replay
@@ -560,10 +568,13 @@ int wal_recover(struct wal_segments *set, const struct cg_wal_replay *replay,
     r.reader.buffer = aligned_alloc(CG_WAL_BLOCK, WAL_BATCH_MAX);
     int status = r.reader.buffer != NULL ? load(&r) : fail(&r, -ENOMEM, "out of memory");
     if (status == 0) {
-        status = release_doubtful(&r);
+        status = check_all_doubtful(&r);
     }
     if (status == 0) {
         status = r.count != 0 ? recover_used(&r, out) : recover_empty(&r, out);
+    }
+    if (status == 0) {
+        release_doubtful(&r);
     }
     recovery_free(&r);
     return status;

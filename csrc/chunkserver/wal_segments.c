@@ -105,7 +105,8 @@ static int segment_attach(struct wal_segments *set, struct wal_segment *segment)
     if (size < 0) {
         return (int)size;
     }
-    segment->size = (uint64_t)size;
+    // A file whose making was cut short may end anywhere; O_DIRECT reads whole blocks.
+    segment->size = (uint64_t)size & ~(uint64_t)(CG_WAL_BLOCK - 1);
     return 0;
 }
 

@@ -25,6 +25,7 @@ struct wal_segment {
     int handle;    // O_DIRECT | O_DSYNC
     uint64_t size; // bytes of the file
     struct wal_segment_header header;
+    bool unprepared;  // its making was cut short
     uint64_t end_lsn; // sealed segments: where the log went on in the next one
 };
 

@@ -75,6 +75,8 @@ struct simdisk {
     unsigned write_error_in, sync_error_in;
     bool write_error_sticky;
     unsigned delay;
+    bool off_armed, off; // simdisk_power_off
+    unsigned off_in;
 };
 
 static struct simdisk *sim_of(struct cg_disk *disk) {
@@ -317,6 +319,20 @@ static bool in_folder(const char *path, const char *folder) {
 
 // ---- Operations
 
+enum power { POWER_ON, POWER_GOING, POWER_OFF };
+
+// Asked by every blocking operation that changes something.
+static enum power power(struct simdisk *sim) {
+    if (sim->off) {
+        return POWER_OFF;
+    }
+    if (!sim->off_armed || sim->off_in-- != 0) {
+        return POWER_ON;
+    }
+    sim->off = true;
+    return POWER_GOING;
+}
+
 static int sim_open(struct cg_disk *disk, const char *path, int flags) {
     struct simdisk *sim = sim_of(disk);
     assert(strlen(path) < PATH_SIZE);
@@ -339,6 +355,9 @@ static int sim_open(struct cg_disk *disk, const char *path, int flags) {
     }
     if (handle == HANDLES_MAX) {
         return -EMFILE;
+    }
+    if (name == NULL && power(sim) != POWER_ON) {
+        return -EIO;
     }
     struct inode *inode;
     if (name != NULL) {
@@ -370,6 +389,9 @@ static int sim_rename(struct cg_disk *disk, const char *from, const char *to) {
     if (find(&sim->seen, from) == NULL) {
         return -ENOENT;
     }
+    if (power(sim) != POWER_ON) {
+        return -EIO;
+    }
     names_rename(&sim->seen, from, to);
     change_note(sim, CHANGE_RENAME, from, to, NULL, false);
     return 0;
@@ -384,6 +406,9 @@ static int sim_unlink(struct cg_disk *disk, const char *path) {
     if (name->folder) {
         return -EISDIR;
     }
+    if (power(sim) != POWER_ON) {
+        return -EIO;
+    }
     name_remove(name);
     change_note(sim, CHANGE_REMOVE, path, NULL, NULL, false);
     return 0;
@@ -394,6 +419,9 @@ static int sim_mkdir(struct cg_disk *disk, const char *path) {
     const struct name *name = find(&sim->seen, path);
     if (name != NULL) {
         return name->folder ? 0 : -ENOTDIR;
+    }
+    if (power(sim) != POWER_ON) {
+        return -EIO;
     }
     name_add(&sim->seen, path, NULL, true);
     change_note(sim, CHANGE_ADD, path, NULL, NULL, true);
@@ -412,8 +440,8 @@ static int take_sync_error(struct simdisk *sim) {
 static int sim_sync_directory(struct cg_disk *disk, const char *path) {
     struct simdisk *sim = sim_of(disk);
     int error = take_sync_error(sim);
-    if (error != 0) {
-        return error;
+    if (error != 0 || power(sim) != POWER_ON) {
+        return error != 0 ? error : -EIO;
     }
     CG_LIST_FOREACH_SAFE (node, next, &sim->changes) {
         struct change *change = CG_CONTAINER_OF(node, struct change, node);
@@ -564,18 +592,55 @@ static int64_t write_at(struct simdisk *sim, const struct handle *h, struct unsy
     return (int64_t)length;
 }
 
+// A part of a write that has not completed: any sectors of it reach the reader's view, unsynced.
+static void leave_part(struct simdisk *sim, const struct cg_file_op *op) {
+    const struct handle *h = handle_of(sim, op->fd);
+    struct unsynced *whole = gather(sim, h, op->iov, op->iovcnt, op->offset);
+    if (whole->length == 0 || whole->offset + whole->length > h->inode->size) {
+        free(whole);
+        return;
+    }
+    uint64_t first = whole->offset / sim->options.sector;
+    uint64_t last = (whole->offset + whole->length - 1) / sim->options.sector;
+    unsigned likely = (unsigned)(simdisk_random(sim) % 5); // from none to all of the sectors
+    for (uint64_t s = first; s <= last; s++) {
+        if (simdisk_random(sim) % 4 >= likely) {
+            continue;
+        }
+        uint64_t from = s * sim->options.sector;
+        uint64_t to = from + sim->options.sector;
+        from = from > whole->offset ? from : whole->offset;
+        to = to < whole->offset + whole->length ? to : whole->offset + whole->length;
+        struct unsynced *piece = unsynced_create(sim, from, to - from);
+        memcpy(piece->data, whole->data + (from - whole->offset), to - from);
+        write_visible(sim, h->inode, piece);
+    }
+    free(whole);
+}
+
 static int64_t sim_write(struct cg_disk *disk, int handle, const void *data, uint64_t length,
                          uint64_t offset) {
     struct simdisk *sim = sim_of(disk);
     struct handle *h = handle_of(sim, handle);
     struct iovec iov = {.iov_len = length};
     memcpy(&iov.iov_base, &data, sizeof(data)); // a const pointer into an iovec
+    enum power state = power(sim);
+    if (state != POWER_ON) {
+        const struct cg_file_op op = {.fd = handle, .iov = &iov, .iovcnt = 1, .offset = offset};
+        if (state == POWER_GOING) {
+            leave_part(sim, &op);
+        }
+        return -EIO;
+    }
     return write_at(sim, h, gather(sim, h, &iov, 1, offset), (h->flags & O_DSYNC) != 0);
 }
 
 static int sim_sync(struct cg_disk *disk, int handle) {
     struct simdisk *sim = sim_of(disk);
     int error = take_sync_error(sim);
+    if (error == 0 && power(sim) != POWER_ON) {
+        error = -EIO;
+    }
     if (error == 0) {
         inode_sync(sim, handle_of(sim, handle)->inode);
     }
@@ -644,32 +709,6 @@ static const struct cg_disk_ops sim_ops = {
 
 static bool is_write(const struct cg_file_op *op) {
     return op->opcode == CG_FILE_WRITE || op->opcode == CG_FILE_WRITE_BUFFERED;
-}
-
-// A part of a write that has not completed: any sectors of it reach the reader's view, unsynced.
-static void leave_part(struct simdisk *sim, const struct cg_file_op *op) {
-    const struct handle *h = handle_of(sim, op->fd);
-    struct unsynced *whole = gather(sim, h, op->iov, op->iovcnt, op->offset);
-    if (whole->length == 0 || whole->offset + whole->length > h->inode->size) {
-        free(whole);
-        return;
-    }
-    uint64_t first = whole->offset / sim->options.sector;
-    uint64_t last = (whole->offset + whole->length - 1) / sim->options.sector;
-    unsigned likely = (unsigned)(simdisk_random(sim) % 5); // from none to all of the sectors
-    for (uint64_t s = first; s <= last; s++) {
-        if (simdisk_random(sim) % 4 >= likely) {
-            continue;
-        }
-        uint64_t from = s * sim->options.sector;
-        uint64_t to = from + sim->options.sector;
-        from = from > whole->offset ? from : whole->offset;
-        to = to < whole->offset + whole->length ? to : whole->offset + whole->length;
-        struct unsynced *piece = unsynced_create(sim, from, to - from);
-        memcpy(piece->data, whole->data + (from - whole->offset), to - from);
-        write_visible(sim, h->inode, piece);
-    }
-    free(whole);
 }
 
 static int64_t perform_write(struct simdisk *sim, struct cg_file_op *op) {
@@ -752,6 +791,8 @@ static void forget_process(struct simdisk *sim) {
     sim->delay = 0;
     sim->write_error = 0;
     sim->sync_error = 0;
+    sim->off_armed = false;
+    sim->off = false;
     for (int i = 0; i < HANDLES_MAX; i++) {
         inode_unref(sim->handles[i].inode);
         sim->handles[i].inode = NULL;
@@ -799,6 +840,23 @@ static void crash_inode(struct simdisk *sim, struct inode *inode, enum simdisk_c
     }
 }
 
+// What lies in a folder that was lost is lost too.
+static void drop_orphans(struct cg_list *names) {
+    CG_LIST_FOREACH_SAFE (node, next, names) {
+        struct name *name = CG_CONTAINER_OF(node, struct name, node);
+        char folder[PATH_SIZE];
+        snprintf(folder, sizeof(folder), "%s", name->path);
+        char *slash = strrchr(folder, '/');
+        if (slash == NULL) {
+            continue;
+        }
+        *slash = '\0';
+        if (find(names, folder) == NULL) {
+            name_remove(name);
+        }
+    }
+}
+
 void simdisk_crash(struct simdisk *sim, enum simdisk_crash mode) {
     queue_becomes_unsynced(sim, true);
     forget_process(sim);
@@ -809,6 +867,7 @@ void simdisk_crash(struct simdisk *sim, enum simdisk_crash mode) {
         }
         change_free(change);
     }
+    drop_orphans(&sim->durable);
     names_clear(&sim->seen);
     names_copy(&sim->seen, &sim->durable);
     CG_LIST_FOREACH (node, &sim->inodes) {
@@ -825,6 +884,11 @@ void simdisk_fail_write(struct simdisk *sim, unsigned nth, int error, bool stick
 void simdisk_fail_sync(struct simdisk *sim, unsigned nth, int error) {
     sim->sync_error = error;
     sim->sync_error_in = nth;
+}
+
+void simdisk_power_off(struct simdisk *sim, unsigned nth) {
+    sim->off_armed = true;
+    sim->off_in = nth;
 }
 
 void simdisk_delay_writes(struct simdisk *sim, unsigned count) {

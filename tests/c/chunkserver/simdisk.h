@@ -59,6 +59,11 @@ void simdisk_fail_write(struct simdisk *sim, unsigned nth, int error, bool stick
 // As simdisk_fail_write for sync and sync_directory.
 void simdisk_fail_sync(struct simdisk *sim, unsigned nth, int error);
 
+// The power goes during the nth (0: the next) blocking operation that changes anything from now on:
+// it takes effect in part, and it and everything after it give -EIO until simdisk_crash or
+// simdisk_kill.
+void simdisk_power_off(struct simdisk *sim, unsigned nth);
+
 // The next `count` steps complete nothing that is a write: a slow disk.
 void simdisk_delay_writes(struct simdisk *sim, unsigned count);
 

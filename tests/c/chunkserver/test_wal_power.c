@@ -14,7 +14,7 @@
 #define SEEDS_DEFAULT 1500U
 #define LIVES         6
 
-static uint64_t crashes, kills, refusals, cuts;
+static uint64_t crashes, kills, dark, refusals, cuts;
 
 static uint64_t pick(struct walmodel *model, uint64_t below) {
     return simdisk_random(model->sim) % below;
@@ -73,16 +73,20 @@ static void end_life(struct walmodel *model) {
     }
 }
 
-// After a recovery everything before is stated durable by the new segment's header. So each bit of
-// a batch that is still needed counts, except in the padding of its header region.
-static void rot(struct walmodel *model) {
-    size_t acked = walmodel_acked(model);
-    if (acked == 0) {
-        return;
+static void must_refuse(struct walmodel *model, const char *path, uint64_t offset) {
+    unsigned bit = (unsigned)pick(model, 8);
+    simdisk_flip(model->sim, path, offset, bit);
+    if (walmodel_open(model) != -EBADMSG) {
+        walmodel_fail(model, "a flipped bit was not noticed");
     }
-    uint64_t lsn = walmodel_lsn(model, pick(model, acked));
-    walmodel_crash(model, SIMDISK_ANY_SECTORS);
-    char path[64];
+    simdisk_flip(model->sim, path, offset, bit);
+    refusals++;
+    must_open(model, "the log does not open after the bit was mended");
+}
+
+// A byte of the batch at `lsn`, or of its segment's header: each counts, but for the padding of the
+// batch's header region.
+static uint64_t pick_byte(struct walmodel *model, uint64_t lsn, char path[64]) {
     uint64_t start, length;
     if (!walmodel_locate(model, lsn, path, &start)) {
         walmodel_fail(model, "a needed record's segment is gone");
@@ -92,16 +96,50 @@ static void rot(struct walmodel *model) {
     if (!wal_batch_peek(bytes + start, &header)) {
         walmodel_fail(model, "a needed record's batch is gone");
     }
-    uint64_t at = pick(model, (uint64_t)header.used + header.payload);
-    uint64_t offset = start + (at < header.used ? at : at - header.used + header.region);
-    unsigned bit = (unsigned)pick(model, 8);
-    simdisk_flip(model->sim, path, offset, bit);
-    if (walmodel_open(model) != -EBADMSG) {
-        walmodel_fail(model, "a flipped bit was not noticed");
+    if (pick(model, 5) == 0) {
+        return pick(model, CG_WAL_BLOCK);
     }
-    simdisk_flip(model->sim, path, offset, bit);
-    refusals++;
-    must_open(model, "the log does not open after the bit was mended");
+    uint64_t at = pick(model, (uint64_t)header.used + header.payload);
+    return start + (at < header.used ? at : at - header.used + header.region);
+}
+
+// After a recovery everything before is stated durable by the new segment's header; in a log that
+// went idle, by the seal.
+static void rot(struct walmodel *model) {
+    if (pick(model, 2) == 0) {
+        work(model);
+        walmodel_drain(model);
+        for (int i = 0; i < 3; i++) {
+            simreactor_advance(model->reactor, 2 * CG_NS_PER_S);
+            walmodel_run(model, 20);
+        }
+    }
+    size_t acked = walmodel_acked(model);
+    if (acked == 0) {
+        return;
+    }
+    uint64_t lsn = walmodel_lsn(model, pick(model, acked));
+    walmodel_crash(model, SIMDISK_ANY_SECTORS);
+    char path[64];
+    uint64_t offset = pick_byte(model, lsn, path);
+    must_refuse(model, path, offset);
+}
+
+// The power goes again and again while the log is being opened.
+static void open_in_the_dark(struct walmodel *model) {
+    for (uint64_t tries = pick(model, 3); tries > 0; tries--) {
+        simdisk_power_off(model->sim, (unsigned)pick(model, 12));
+        int status = walmodel_open(model);
+        enum simdisk_crash mode = (enum simdisk_crash)pick(model, SIMDISK_CRASH_MODES);
+        if (status == 0) {
+            walmodel_crash(model, mode);
+        } else if (status == -EIO) {
+            simdisk_crash(model->sim, mode);
+        } else {
+            walmodel_fail(model, "opening without power gave another error");
+        }
+        dark++;
+    }
 }
 
 static void one_seed(uint64_t seed) {
@@ -117,10 +155,13 @@ static void one_seed(uint64_t seed) {
     options.capacity_bytes = 8 * options.segment_bytes;
     struct walmodel model;
     walmodel_init(&model, &disk, &options);
+    model.uniform = seed % 4 == 1;
+    open_in_the_dark(&model);
     must_open(&model, "a new log does not open");
     for (int life = 0; life < LIVES; life++) {
         work(&model);
         end_life(&model);
+        open_in_the_dark(&model);
         must_open(&model, "the log does not open after a crash");
         if (pick(&model, 2) == 0) {
             // At once again: the same records must be there, whatever the recovery wrote.
@@ -140,9 +181,10 @@ int main(int argc, char **argv) {
     for (uint64_t seed = first; seed < first + seeds; seed++) {
         one_seed(seed);
     }
-    printf("%llu seeds: %llu power losses, %llu kills, %llu torn tails cut, %llu flipped bits "
-           "refused\n",
-           (unsigned long long)seeds, (unsigned long long)crashes, (unsigned long long)kills,
-           (unsigned long long)cuts, (unsigned long long)refusals);
+    printf(
+        "%llu seeds: %llu power losses, %llu kills, %llu openings cut short, %llu torn tails cut, "
+        "%llu flipped bits refused\n",
+        (unsigned long long)seeds, (unsigned long long)crashes, (unsigned long long)kills,
+        (unsigned long long)dark, (unsigned long long)cuts, (unsigned long long)refusals);
     return cuts != 0 && refusals != 0 ? 0 : 1;
 }

@@ -70,7 +70,7 @@ static void appended(struct cg_wal_append *append) {
 static struct model_record *record_create(struct walmodel *model, unsigned blocks) {
     struct model_record *record = calloc(1, sizeof(*record));
     uint64_t serial = ++model->serial;
-    uint32_t meta_length = (uint32_t)(8 + simdisk_random(model->sim) % 120);
+    uint32_t meta_length = model->uniform ? 16 : (uint32_t)(8 + simdisk_random(model->sim) % 120);
     record->model = model;
     record->serial = serial;
     memcpy(record->meta, &serial, sizeof(serial));
@@ -121,8 +121,8 @@ void walmodel_append_blocks(struct walmodel *model, unsigned blocks) {
 }
 
 void walmodel_append(struct walmodel *model) {
-    walmodel_append_blocks(model,
-                           (unsigned)(simdisk_random(model->sim) % (PAYLOAD_BLOCKS_MAX + 1)));
+    unsigned blocks = (unsigned)(simdisk_random(model->sim) % (PAYLOAD_BLOCKS_MAX + 1));
+    walmodel_append_blocks(model, model->uniform ? 1 : blocks);
 }
 
 // ---- Replay

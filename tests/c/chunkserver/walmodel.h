@@ -30,6 +30,7 @@ struct walmodel {
     uint64_t last_acked; // serial; acknowledgements must come in order
     int failure;         // first status of an append that was not 0
     bool expect_failures;
+    bool uniform;     // walmodel_append makes records that are all alike in size
     unsigned pending; // appends not done
     char error[256];  // of the last open
 };
