@@ -37,13 +37,14 @@ struct cg_local_answer {
 _Static_assert(sizeof(struct cg_local_ask) == 32, "the local door's question has a fixed size");
 _Static_assert(sizeof(struct cg_local_answer) == 24, "the local door's answer has a fixed size");
 
-// The door's address for a chunkserver that serves at `ip` and `port`. Returns the address's
+// The door's address for a chunkserver that serves requests at `address` ("ip:port"). Returns its
 // length.
-static inline socklen_t cg_local_door_address(const char *ip, uint32_t port,
-                                              struct sockaddr_un *out) {
+static inline socklen_t cg_local_door_address(const char *address, struct sockaddr_un *out) {
     *out = (struct sockaddr_un){.sun_family = AF_UNIX};
-    int length = snprintf(out->sun_path + 1, sizeof(out->sun_path) - 1, "copygate/%s:%u", ip, port);
-    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+    int length = snprintf(out->sun_path + 1, sizeof(out->sun_path) - 1, "copygate/%s", address);
+    size_t room = sizeof(out->sun_path) - 2;
+    size_t used = (size_t)length < room ? (size_t)length : room;
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + used);
 }
 
 #endif

@@ -233,18 +233,18 @@ static void listener_ready(struct cg_watch *watch, uint32_t events) {
     }
 }
 
-int cg_local_share_listen(struct cg_local_share *share, struct cg_reactor *reactor, const char *ip,
-                          uint32_t port, cg_local_find find, void *context) {
+int cg_local_share_listen(struct cg_local_share *share, struct cg_reactor *reactor,
+                          const char *address, cg_local_find find, void *context) {
     share->reactor = reactor;
     share->find = find;
     share->context = context;
-    struct sockaddr_un address;
-    socklen_t length = cg_local_door_address(ip, port, &address);
+    struct sockaddr_un door;
+    socklen_t length = cg_local_door_address(address, &door);
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return -errno;
     }
-    if (bind(fd, (struct sockaddr *)&address, length) != 0 || listen(fd, 16) != 0) {
+    if (bind(fd, (struct sockaddr *)&door, length) != 0 || listen(fd, 16) != 0) {
         int saved = errno;
         close(fd);
         return -saved;

@@ -22,9 +22,10 @@ typedef int (*cg_local_find)(void *context, uint32_t pool, uint32_t copyset, uin
 int cg_local_share_create(const char *folder, uint32_t slots, uint32_t data_offset,
                           struct cg_local_share **out);
 
-// Opens the door for clients of the server at `ip`:`port`. Only root and the own user get in.
-int cg_local_share_listen(struct cg_local_share *share, struct cg_reactor *reactor, const char *ip,
-                          uint32_t port, cg_local_find find, void *context);
+// Opens the door for clients of the server that they reach at `address` ("ip:port", what is
+// advertised). Only root and the own user get in. Returns 0 or -errno.
+int cg_local_share_listen(struct cg_local_share *share, struct cg_reactor *reactor,
+                          const char *address, cg_local_find find, void *context);
 
 // Marks the map closed, shuts the door, unmaps.
 void cg_local_share_destroy(struct cg_local_share *share);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,21 +18,9 @@
 #include "base/local_wire.h"
 #include "base/log.h"
 
-#define ASKS_MAX       32U // questions without an answer
+#define ASKS_MAX       32U // questions without an answer, per door
 #define KNOCK_EVERY_NS CG_NS_PER_S
 #define CHUNKS_MAX     4096U
-
-// One open chunk file. Lives in a table that is indexed by a hash of the chunk's id and replaced,
-// never chained: a collision costs requests, not correctness.
-struct local_chunk {
-    uint64_t chunk_id;
-    uint64_t group;
-    const struct cg_local_slot *slot;
-    int fd;
-    atomic_bool stale; // a reader found that the slot has another chunk now
-    struct local_chunk *next_retired;
-    unsigned retired_phase;
-};
 
 struct local_map {
     const struct cg_local_header *header;
@@ -41,35 +30,91 @@ struct local_map {
     unsigned retired_phase;
 };
 
-struct cg_local_reader {
-    struct cg_reactor *reactor;
+// One open chunk file. Lives in a table that is indexed by a hash of its key and replaced, never
+// chained: a collision costs requests, not correctness.
+struct local_chunk {
+    uint64_t key;
+    uint64_t chunk_id;
+    uint64_t group;
+    struct cg_local_door *door;
+    const struct local_map *map;
+    const struct cg_local_slot *slot;
+    int fd;
+    atomic_bool stale; // a reader found that the slot has another chunk now
+    struct local_chunk *next_retired;
+    unsigned retired_phase;
+};
+
+struct question {
+    struct cg_local_ask ask;
+    uint64_t key;
+    bool voided; // forgotten meanwhile: the answer is thrown away
+};
+
+struct cg_local_door {
+    struct cg_list node;
+    struct cg_local_reader *reader;
+    char name[64];
     struct sockaddr_un address;
     socklen_t address_length;
+    struct local_map *_Atomic map; // NULL: refuse
+    _Atomic uint64_t accepted;     // epoch generation
+    struct cg_watch watch;
+    uint64_t next_tag;
+    unsigned asks;
+    struct question asked[ASKS_MAX];
+};
+
+struct cg_local_reader {
+    struct cg_reactor *reactor;
     uint32_t chunk_blocks;
     unsigned table_mask;
     struct local_chunk *_Atomic *table;
-    struct local_map *_Atomic map; // NULL: refuse
-    _Atomic uint64_t accepted;     // epoch generation
+    struct cg_list doors;
     // Readers announce themselves in the counter of the current phase; what was taken out of the
-    // table is freed when both phases have been seen empty since.
+    // table is freed when both counters have been seen empty since.
     _Atomic uint32_t readers[2];
     _Atomic unsigned phase;
     struct local_chunk *retired_chunks;
     struct local_map *retired_maps;
-    struct cg_watch watch;
     struct cg_timer timer; // knocks again; frees what was retired
-    unsigned asks;
-    struct cg_local_ask asked[ASKS_MAX];
 };
 
-static unsigned table_index(const struct cg_local_reader *reader, uint64_t chunk_id) {
-    return (unsigned)((chunk_id * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & reader->table_mask;
+static unsigned table_index(const struct cg_local_reader *reader, uint64_t key) {
+    return (unsigned)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & reader->table_mask;
 }
 
 // ---- Reading, any thread
 
-static int read_and_check(const struct cg_local_reader *reader, const struct local_map *map,
-                          struct local_chunk *chunk, uint8_t *data, uint32_t offset,
+static int check_blocks(const struct cg_local_slot *slot, uint8_t *data, uint32_t first,
+                        uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t block = first + i;
+        uint8_t *at = data + (size_t)i * CG_LOCAL_BLOCK;
+        uint8_t bits = __atomic_load_n(&slot->allocated[block / 8], __ATOMIC_RELAXED);
+        if ((bits >> (block % 8) & 1) == 0) {
+            memset(at, 0, CG_LOCAL_BLOCK);
+        } else if (cg_crc32c(0, at, CG_LOCAL_BLOCK) !=
+                   __atomic_load_n(&slot->crc[block], __ATOMIC_RELAXED)) {
+            return -EAGAIN;
+        }
+    }
+    return 0;
+}
+
+// Whether the chunkserver that made the map still stands for what it says.
+static bool map_stands(const struct local_chunk *chunk) {
+    const struct cg_local_door *door = chunk->door;
+    const struct cg_local_header *header = chunk->map->header;
+    if (atomic_load(&door->map) != chunk->map || atomic_load(&header->closed) != 0 ||
+        atomic_load(&header->epoch_generation) != atomic_load(&door->accepted)) {
+        return false;
+    }
+    uint64_t lease = atomic_load(&header->lease_until_ns);
+    return lease == CG_LOCAL_NEVER_ENDS || cg_boottime_ns() < lease;
+}
+
+static int read_and_check(struct local_chunk *chunk, uint8_t *data, uint32_t offset,
                           uint32_t length) {
     const struct cg_local_slot *slot = chunk->slot;
     uint64_t version = atomic_load_explicit(&slot->version, memory_order_acquire);
@@ -82,51 +127,30 @@ static int read_and_check(const struct cg_local_reader *reader, const struct loc
         return -EAGAIN;
     }
     struct iovec iov = {.iov_base = data, .iov_len = length};
-    if (preadv2(chunk->fd, &iov, 1, (off_t)map->header->data_offset + offset, RWF_NOWAIT) !=
-        (ssize_t)length) {
+    off_t position = (off_t)chunk->map->header->data_offset + offset;
+    if (preadv2(chunk->fd, &iov, 1, position, RWF_NOWAIT) != (ssize_t)length) {
         return -EAGAIN;
     }
-    uint32_t first = offset / CG_LOCAL_BLOCK;
-    for (uint32_t i = 0; i < length / CG_LOCAL_BLOCK; i++) {
-        uint32_t block = first + i;
-        uint8_t *at = data + (size_t)i * CG_LOCAL_BLOCK;
-        uint8_t bits = __atomic_load_n(&slot->allocated[block / 8], __ATOMIC_RELAXED);
-        if ((bits >> (block % 8) & 1) == 0) {
-            memset(at, 0, CG_LOCAL_BLOCK);
-        } else if (cg_crc32c(0, at, CG_LOCAL_BLOCK) !=
-                   __atomic_load_n(&slot->crc[block], __ATOMIC_RELAXED)) {
-            return -EAGAIN;
-        }
+    if (check_blocks(slot, data, offset / CG_LOCAL_BLOCK, length / CG_LOCAL_BLOCK) != 0) {
+        return -EAGAIN;
     }
     atomic_thread_fence(memory_order_acquire);
-    const struct cg_local_header *header = map->header;
-    bool same = atomic_load_explicit(&slot->version, memory_order_relaxed) == version &&
-                atomic_load(&header->closed) == 0 &&
-                atomic_load(&header->epoch_generation) == atomic_load(&reader->accepted);
-    uint64_t lease = atomic_load(&header->lease_until_ns);
-    if (same && lease != CG_LOCAL_NEVER_ENDS) {
-        same = cg_boottime_ns() < lease;
-    }
-    return same ? 0 : -EAGAIN;
+    bool same = atomic_load_explicit(&slot->version, memory_order_relaxed) == version;
+    return same && map_stands(chunk) ? 0 : -EAGAIN;
 }
 
-int cg_local_try(struct cg_local_reader *reader, uint32_t pool, uint32_t copyset, uint64_t chunk_id,
-                 void *data, uint32_t offset, uint32_t length) {
+int cg_local_try(struct cg_local_reader *reader, uint64_t key, void *data, uint32_t offset,
+                 uint32_t length) {
     if (((offset | length) & (CG_LOCAL_BLOCK - 1)) != 0 ||
-        (offset + length) / CG_LOCAL_BLOCK > reader->chunk_blocks) {
+        ((uint64_t)offset + length) / CG_LOCAL_BLOCK > reader->chunk_blocks) {
         return -EAGAIN;
     }
     unsigned phase = atomic_load(&reader->phase) & 1;
     atomic_fetch_add(&reader->readers[phase], 1);
+    struct local_chunk *chunk = atomic_load(&reader->table[table_index(reader, key)]);
     int result = -EAGAIN;
-    const struct local_map *map = atomic_load(&reader->map);
-    struct local_chunk *chunk = atomic_load(&reader->table[table_index(reader, chunk_id)]);
-    if (map != NULL && chunk != NULL && chunk->chunk_id == chunk_id &&
-        chunk->group == ((uint64_t)pool << 32 | copyset)) {
-        result = read_and_check(reader, map, chunk, data, offset, length);
-        if (result == 0 && atomic_load(&reader->map) != map) {
-            result = -EAGAIN; // reset meanwhile: the chunkserver may be another
-        }
+    if (chunk != NULL && chunk->key == key) {
+        result = read_and_check(chunk, data, offset, length);
     }
     atomic_fetch_sub(&reader->readers[phase], 1);
     return result;
@@ -164,7 +188,7 @@ static void retire_chunk(struct cg_local_reader *reader, unsigned index) {
 }
 
 // A reader that saw the object announced itself in phase `retired` or an earlier one. Advancing the
-// phase needs the phase before to be empty, so two advances later nobody is left.
+// phase needs the other counter to be empty, so two advances later nobody is left.
 static bool unseen(const struct cg_local_reader *reader, unsigned retired) {
     return atomic_load(&reader->phase) - retired >= 2;
 }
@@ -196,19 +220,29 @@ static void reap(struct cg_local_reader *reader) {
 
 // ---- The door, reactor's thread
 
-static bool ask(struct cg_local_reader *reader, const struct cg_local_ask *question) {
-    if (reader->watch.fd < 0 || reader->asks == ASKS_MAX) {
+static bool ask(struct cg_local_door *door, struct cg_local_ask what, uint64_t key) {
+    if (door->watch.fd < 0 || door->asks == ASKS_MAX) {
         return false;
     }
-    if (send(reader->watch.fd, question, sizeof(*question), MSG_NOSIGNAL | MSG_DONTWAIT) !=
-        (ssize_t)sizeof(*question)) {
+    what.tag = door->next_tag++;
+    if (send(door->watch.fd, &what, sizeof(what), MSG_NOSIGNAL | MSG_DONTWAIT) !=
+        (ssize_t)sizeof(what)) {
         return false;
     }
-    reader->asked[reader->asks++] = *question;
+    door->asked[door->asks++] = (struct question){.ask = what, .key = key};
     return true;
 }
 
-static void install_map(struct cg_local_reader *reader, int fd) {
+static bool map_fits(const struct local_map *map) {
+    const struct cg_local_header *header = map->header;
+    return header->magic == CG_LOCAL_MAGIC && header->version == CG_LOCAL_VERSION &&
+           header->slot_size == sizeof(struct cg_local_slot) &&
+           sizeof(struct cg_local_header) +
+                   (size_t)header->slot_count * sizeof(struct cg_local_slot) <=
+               map->length;
+}
+
+static void install_map(struct cg_local_door *door, int fd) {
     struct stat info;
     struct local_map *map = calloc(1, sizeof(*map));
     if (map == NULL || fstat(fd, &info) != 0 ||
@@ -224,51 +258,52 @@ static void install_map(struct cg_local_reader *reader, int fd) {
     }
     map->header = memory;
     map->slots = (const struct cg_local_slot *)(map->header + 1);
-    size_t needed = sizeof(struct cg_local_header) +
-                    (size_t)map->header->slot_count * sizeof(struct cg_local_slot);
-    if (map->header->magic != CG_LOCAL_MAGIC || map->header->version != CG_LOCAL_VERSION ||
-        map->header->slot_size != sizeof(struct cg_local_slot) || needed > map->length) {
-        cg_log(CG_LOG_WARNING, "local reads: the chunkserver's map has another format; not used");
+    if (!map_fits(map) || atomic_load(&door->map) != NULL) {
+        cg_log(CG_LOG_WARNING, "local reads: %s: a map that does not fit; not used", door->name);
         map_free(map);
         return;
     }
-    atomic_store(&reader->accepted, UINT64_MAX);
-    atomic_store(&reader->map, map);
+    atomic_store(&door->accepted, CG_LOCAL_NO_GENERATION);
+    atomic_store(&door->map, map);
 }
 
-static void install_chunk(struct cg_local_reader *reader, const struct cg_local_ask *question,
+static void install_chunk(struct cg_local_door *door, const struct question *question,
                           uint32_t slot, int fd) {
-    const struct local_map *map = atomic_load(&reader->map);
+    struct cg_local_reader *reader = door->reader;
+    const struct local_map *map = atomic_load(&door->map);
     struct local_chunk *chunk = calloc(1, sizeof(*chunk));
     if (map == NULL || slot >= map->header->slot_count || chunk == NULL) {
         free(chunk);
         close(fd);
         return;
     }
-    chunk->chunk_id = question->chunk_id;
-    chunk->group = (uint64_t)question->pool << 32 | question->copyset;
+    chunk->key = question->key;
+    chunk->chunk_id = question->ask.chunk_id;
+    chunk->group = (uint64_t)question->ask.pool << 32 | question->ask.copyset;
+    chunk->door = door;
+    chunk->map = map;
     chunk->slot = &map->slots[slot];
     chunk->fd = fd;
-    unsigned index = table_index(reader, chunk->chunk_id);
+    unsigned index = table_index(reader, chunk->key);
     retire_chunk(reader, index);
     atomic_store(&reader->table[index], chunk);
 }
 
-static void take_answer(struct cg_local_reader *reader, const struct cg_local_answer *answer,
-                        int fd) {
-    for (unsigned i = 0; i < reader->asks; i++) {
-        struct cg_local_ask question = reader->asked[i];
-        if (question.tag != answer->tag || question.chunk_id != answer->chunk_id) {
+static void take_answer(struct cg_local_door *door, const struct cg_local_answer *answer, int fd) {
+    for (unsigned i = 0; i < door->asks; i++) {
+        if (door->asked[i].ask.tag != answer->tag) {
             continue;
         }
-        reader->asked[i] = reader->asked[--reader->asks];
-        if (fd >= 0 && answer->status == 0 && question.question == CG_LOCAL_ASK_CHUNK) {
-            install_chunk(reader, &question, answer->slot, fd);
+        struct question question = door->asked[i];
+        door->asked[i] = door->asked[--door->asks];
+        if (fd < 0 || answer->status != 0 || question.voided) {
+            break;
+        }
+        if (question.ask.question == CG_LOCAL_ASK_CHUNK) {
+            install_chunk(door, &question, answer->slot, fd);
             return;
         }
-        if (fd >= 0 && question.question == CG_LOCAL_ASK_MAP) {
-            install_map(reader, fd);
-        }
+        install_map(door, fd);
         break;
     }
     if (fd >= 0) {
@@ -277,7 +312,7 @@ static void take_answer(struct cg_local_reader *reader, const struct cg_local_an
 }
 
 static void door_ready(struct cg_watch *watch, uint32_t events) {
-    struct cg_local_reader *reader = CG_CONTAINER_OF(watch, struct cg_local_reader, watch);
+    struct cg_local_door *door = CG_CONTAINER_OF(watch, struct cg_local_door, watch);
     (void)events;
     for (;;) {
         struct cg_local_answer answer;
@@ -304,10 +339,10 @@ static void door_ready(struct cg_watch *watch, uint32_t events) {
             if (fd >= 0) {
                 close(fd);
             }
-            cg_local_reader_reset(reader);
+            cg_local_door_reset(door);
             return;
         }
-        take_answer(reader, &answer, fd);
+        take_answer(door, &answer, fd);
     }
 }
 
@@ -318,55 +353,56 @@ static bool trusted(int fd) {
            (peer.uid == 0 || peer.uid == geteuid());
 }
 
-static void knock(struct cg_local_reader *reader) {
+static void knock(struct cg_local_door *door) {
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return;
     }
-    if (connect(fd, (struct sockaddr *)&reader->address, reader->address_length) != 0 ||
-        !trusted(fd)) {
+    if (connect(fd, (struct sockaddr *)&door->address, door->address_length) != 0 || !trusted(fd)) {
         close(fd);
         return;
     }
-    reader->watch = (struct cg_watch){.fd = fd, .events = EPOLLIN, .ready = door_ready};
-    reader->asks = 0;
-    if (cg_reactor_watch(reader->reactor, &reader->watch) != 0) {
+    door->watch = (struct cg_watch){.fd = fd, .events = EPOLLIN, .ready = door_ready};
+    door->asks = 0;
+    if (cg_reactor_watch(door->reader->reactor, &door->watch) != 0) {
         close(fd);
-        reader->watch.fd = -1;
+        door->watch.fd = -1;
         return;
     }
-    struct cg_local_ask question = {.question = CG_LOCAL_ASK_MAP};
-    if (!ask(reader, &question)) {
-        cg_local_reader_reset(reader);
+    if (!ask(door, (struct cg_local_ask){.question = CG_LOCAL_ASK_MAP}, 0)) {
+        cg_local_door_reset(door);
     }
 }
 
 static void timer_fired(struct cg_timer *timer) {
     struct cg_local_reader *reader = CG_CONTAINER_OF(timer, struct cg_local_reader, timer);
     reap(reader);
-    if (reader->watch.fd < 0) {
-        knock(reader);
+    bool again = reader->retired_chunks != NULL || reader->retired_maps != NULL;
+    CG_LIST_FOREACH (node, &reader->doors) {
+        struct cg_local_door *door = CG_CONTAINER_OF(node, struct cg_local_door, node);
+        if (door->watch.fd < 0) {
+            knock(door);
+        }
+        again = again || door->watch.fd < 0;
     }
-    if (reader->watch.fd < 0 || reader->retired_chunks != NULL || reader->retired_maps != NULL) {
+    if (again) {
         arm_timer(reader);
     }
 }
 
 // ---- The interface
 
-int cg_local_reader_create(struct cg_reactor *reactor,
-                           const struct cg_local_reader_options *options,
+int cg_local_reader_create(struct cg_reactor *reactor, uint32_t chunk_blocks, unsigned chunks_max,
                            struct cg_local_reader **out) {
-    if (options->chunk_blocks == 0 || options->chunk_blocks > CG_LOCAL_BLOCKS_MAX) {
+    if (chunk_blocks == 0 || chunk_blocks > CG_LOCAL_BLOCKS_MAX) {
         return -EINVAL;
     }
-    unsigned chunks = options->chunks_max;
     struct rlimit limit;
-    if (chunks == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        chunks = limit.rlim_cur / 4 < CHUNKS_MAX ? (unsigned)(limit.rlim_cur / 4) : CHUNKS_MAX;
+    if (chunks_max == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        chunks_max = limit.rlim_cur / 4 < CHUNKS_MAX ? (unsigned)(limit.rlim_cur / 4) : CHUNKS_MAX;
     }
     unsigned size = 16;
-    while (size * 2 <= chunks) {
+    while (size * 2 <= chunks_max) {
         size *= 2;
     }
     struct cg_local_reader *reader = calloc(1, sizeof(*reader));
@@ -380,37 +416,65 @@ int cg_local_reader_create(struct cg_reactor *reactor,
     }
     reader->table_mask = size - 1;
     reader->reactor = reactor;
-    reader->chunk_blocks = options->chunk_blocks;
-    reader->address_length = cg_local_door_address(options->ip, options->port, &reader->address);
-    reader->watch.fd = -1;
+    reader->chunk_blocks = chunk_blocks;
     reader->timer.fire = timer_fired;
-    atomic_store(&reader->accepted, UINT64_MAX);
-    knock(reader);
+    cg_list_init(&reader->doors);
     *out = reader;
     return 0;
 }
 
-void cg_local_reader_reset(struct cg_local_reader *reader) {
-    if (reader->watch.fd >= 0) {
-        cg_reactor_unwatch(&reader->watch);
-        close(reader->watch.fd);
-        reader->watch.fd = -1;
+struct cg_local_door *cg_local_door_get(struct cg_local_reader *reader, const char *address) {
+    CG_LIST_FOREACH (node, &reader->doors) {
+        struct cg_local_door *door = CG_CONTAINER_OF(node, struct cg_local_door, node);
+        if (strcmp(door->name, address) == 0) {
+            return door;
+        }
     }
-    reader->asks = 0;
-    struct local_map *map = atomic_exchange(&reader->map, NULL);
+    struct cg_local_door *door = calloc(1, sizeof(*door));
+    if (door == NULL) {
+        return NULL;
+    }
+    snprintf(door->name, sizeof(door->name), "%s", address);
+    door->reader = reader;
+    door->address_length = cg_local_door_address(address, &door->address);
+    door->watch.fd = -1;
+    atomic_store(&door->accepted, CG_LOCAL_NO_GENERATION);
+    cg_list_push_back(&reader->doors, &door->node);
+    knock(door);
+    if (door->watch.fd < 0) {
+        arm_timer(reader);
+    }
+    return door;
+}
+
+void cg_local_door_reset(struct cg_local_door *door) {
+    struct cg_local_reader *reader = door->reader;
+    if (door->watch.fd >= 0) {
+        cg_reactor_unwatch(&door->watch);
+        close(door->watch.fd);
+        door->watch.fd = -1;
+    }
+    door->asks = 0;
+    struct local_map *map = atomic_exchange(&door->map, NULL);
     if (map != NULL) {
         map->retired_phase = atomic_load(&reader->phase);
         map->next_retired = reader->retired_maps;
         reader->retired_maps = map;
     }
     for (unsigned i = 0; i <= reader->table_mask; i++) {
-        retire_chunk(reader, i);
+        const struct local_chunk *chunk = atomic_load(&reader->table[i]);
+        if (chunk != NULL && chunk->door == door) {
+            retire_chunk(reader, i);
+        }
     }
     arm_timer(reader);
 }
 
 void cg_local_reader_destroy(struct cg_local_reader *reader) {
-    cg_local_reader_reset(reader);
+    struct cg_list *node;
+    CG_LIST_FOREACH (position, &reader->doors) {
+        cg_local_door_reset(CG_CONTAINER_OF(position, struct cg_local_door, node));
+    }
     cg_timer_disarm(&reader->timer);
     while (reader->retired_chunks != NULL) {
         struct local_chunk *chunk = reader->retired_chunks;
@@ -422,41 +486,58 @@ void cg_local_reader_destroy(struct cg_local_reader *reader) {
         reader->retired_maps = map->next_retired;
         map_free(map);
     }
+    while ((node = cg_list_pop_front(&reader->doors)) != NULL) {
+        free(CG_CONTAINER_OF(node, struct cg_local_door, node));
+    }
     free((void *)(uintptr_t)reader->table);
     free(reader);
 }
 
-uint64_t cg_local_reader_generation(const struct cg_local_reader *reader) {
-    const struct local_map *map = atomic_load(&reader->map);
-    return map != NULL ? atomic_load(&map->header->epoch_generation) : UINT64_MAX;
+uint64_t cg_local_door_generation(const struct cg_local_door *door) {
+    const struct local_map *map = atomic_load(&door->map);
+    return map != NULL ? atomic_load(&map->header->epoch_generation) : CG_LOCAL_NO_GENERATION;
 }
 
-void cg_local_reader_accepted(struct cg_local_reader *reader, uint64_t generation) {
-    // A generation that was taken from a map before a reset says nothing about the next map.
-    if (generation != UINT64_MAX && atomic_load(&reader->map) != NULL) {
-        atomic_store(&reader->accepted, generation);
+void cg_local_door_accepted(struct cg_local_door *door, uint64_t generation) {
+    // Generations of different maps differ: one taken before a reset fits no later map.
+    if (generation != CG_LOCAL_NO_GENERATION) {
+        atomic_store(&door->accepted, generation);
     }
 }
 
-void cg_local_reader_want(struct cg_local_reader *reader, uint32_t pool, uint32_t copyset,
-                          uint64_t chunk_id) {
-    if (atomic_load(&reader->map) == NULL) {
+void cg_local_want(struct cg_local_door *door, uint64_t key, uint32_t pool, uint32_t copyset,
+                   uint64_t chunk_id) {
+    if (atomic_load(&door->map) == NULL) {
         return;
     }
-    unsigned index = table_index(reader, chunk_id);
-    const struct local_chunk *chunk = atomic_load(&reader->table[index]);
-    if (chunk != NULL && chunk->chunk_id == chunk_id && !atomic_load(&chunk->stale)) {
+    const struct local_chunk *chunk =
+        atomic_load(&door->reader->table[table_index(door->reader, key)]);
+    if (chunk != NULL && chunk->key == key && chunk->chunk_id == chunk_id && chunk->door == door &&
+        !atomic_load(&chunk->stale)) {
         return;
     }
-    for (unsigned i = 0; i < reader->asks; i++) {
-        if (reader->asked[i].chunk_id == chunk_id) {
+    for (unsigned i = 0; i < door->asks; i++) {
+        if (door->asked[i].ask.chunk_id == chunk_id && !door->asked[i].voided) {
             return;
         }
     }
-    struct cg_local_ask question = {.question = CG_LOCAL_ASK_CHUNK,
-                                    .pool = pool,
-                                    .copyset = copyset,
-                                    .chunk_id = chunk_id,
-                                    .tag = 1};
-    (void)ask(reader, &question); // refused: the next request for the chunk asks again
+    struct cg_local_ask what = {
+        .question = CG_LOCAL_ASK_CHUNK, .pool = pool, .copyset = copyset, .chunk_id = chunk_id};
+    (void)ask(door, what, key); // refused: the next request for the chunk asks again
+}
+
+void cg_local_forget(struct cg_local_reader *reader, uint64_t key) {
+    unsigned index = table_index(reader, key);
+    const struct local_chunk *chunk = atomic_load(&reader->table[index]);
+    if (chunk != NULL && chunk->key == key) {
+        retire_chunk(reader, index);
+    }
+    CG_LIST_FOREACH (node, &reader->doors) {
+        struct cg_local_door *door = CG_CONTAINER_OF(node, struct cg_local_door, node);
+        for (unsigned i = 0; i < door->asks; i++) {
+            if (door->asked[i].ask.question == CG_LOCAL_ASK_CHUNK && door->asked[i].key == key) {
+                door->asked[i].voided = true;
+            }
+        }
+    }
 }

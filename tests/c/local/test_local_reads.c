@@ -26,17 +26,19 @@
 #define POOL        1U
 #define COPYSET     7U
 #define CHUNK       42U
+#define KEY         3U // the chunk's number in the volume
 
 struct store {
     char folder[64];
     char chunk_path[96];
-    uint32_t port;
+    char address[32];
     int fd;
     uint32_t slot_index;
     uint32_t pending;
     struct cg_reactor *reactor;
     struct cg_local_share *share;
     struct cg_local_reader *reader;
+    struct cg_local_door *door;
 };
 
 static int find(void *context, uint32_t pool, uint32_t copyset, uint64_t chunk_id, uint32_t *slot) {
@@ -68,8 +70,7 @@ static void put(struct store *store, uint32_t block, uint8_t byte) {
 static void start_share(struct store *store) {
     assert_int_equal(cg_local_share_create(store->folder, 4, DATA_OFFSET, &store->share), 0);
     assert_int_equal(
-        cg_local_share_listen(store->share, store->reactor, "127.0.0.1", store->port, find, store),
-        0);
+        cg_local_share_listen(store->share, store->reactor, store->address, find, store), 0);
     struct cg_local_slot *slot = slot_of(store);
     slot->chunk_id = CHUNK;
     slot->group = (uint64_t)POOL << 32 | COPYSET;
@@ -84,14 +85,14 @@ static void spin(struct store *store, unsigned milliseconds) {
 
 // What the volume does around a request that the chunkserver has accepted.
 static void after_request(struct store *store) {
-    uint64_t generation = cg_local_reader_generation(store->reader);
-    cg_local_reader_accepted(store->reader, generation);
-    cg_local_reader_want(store->reader, POOL, COPYSET, CHUNK);
+    uint64_t generation = cg_local_door_generation(store->door);
+    cg_local_door_accepted(store->door, generation);
+    cg_local_want(store->door, KEY, POOL, COPYSET, CHUNK);
     spin(store, 5);
 }
 
 static int try_read(struct store *store, void *data, uint32_t block, uint32_t count) {
-    return cg_local_try(store->reader, POOL, COPYSET, CHUNK, data, block * BLOCK, count * BLOCK);
+    return cg_local_try(store->reader, KEY, data, block * BLOCK, count * BLOCK);
 }
 
 static int setup(void **state) {
@@ -100,16 +101,16 @@ static int setup(void **state) {
     snprintf(store->folder, sizeof(store->folder), "/tmp/local-reads-XXXXXX");
     assert_non_null(mkdtemp(store->folder));
     snprintf(store->chunk_path, sizeof(store->chunk_path), "%s/chunk", store->folder);
-    store->port = (uint32_t)getpid() * 16 + number++;
+    snprintf(store->address, sizeof(store->address), "127.0.0.1:%d.%u", getpid(), number++);
     store->slot_index = 1;
     store->fd = open(store->chunk_path, O_RDWR | O_CREAT, 0600);
     assert_true(store->fd >= 0);
     assert_int_equal(ftruncate(store->fd, DATA_OFFSET + BLOCKS * BLOCK), 0);
     assert_int_equal(cg_reactor_create(NULL, &store->reactor), 0);
     start_share(store);
-    struct cg_local_reader_options options = {
-        .ip = "127.0.0.1", .port = store->port, .chunk_blocks = BLOCKS};
-    assert_int_equal(cg_local_reader_create(store->reactor, &options, &store->reader), 0);
+    assert_int_equal(cg_local_reader_create(store->reactor, BLOCKS, 0, &store->reader), 0);
+    store->door = cg_local_door_get(store->reader, store->address);
+    assert_non_null(store->door);
     spin(store, 5);
     after_request(store);
     *state = store;
@@ -149,11 +150,10 @@ static void reads_data_and_zeros_for_holes(void **state) {
 static void refuses_what_is_not_whole_blocks_or_outside(void **state) {
     struct store *store = *state;
     uint8_t data[2 * BLOCK];
-    assert_int_equal(cg_local_try(store->reader, POOL, COPYSET, CHUNK, data, 512, BLOCK), -EAGAIN);
-    assert_int_equal(cg_local_try(store->reader, POOL, COPYSET, CHUNK, data, 0, 512), -EAGAIN);
+    assert_int_equal(cg_local_try(store->reader, KEY, data, 512, BLOCK), -EAGAIN);
+    assert_int_equal(cg_local_try(store->reader, KEY, data, 0, 512), -EAGAIN);
     assert_int_equal(try_read(store, data, BLOCKS - 1, 2), -EAGAIN);
-    assert_int_equal(cg_local_try(store->reader, POOL, COPYSET + 1, CHUNK, data, 0, BLOCK),
-                     -EAGAIN);
+    assert_int_equal(cg_local_try(store->reader, KEY + 1, data, 0, BLOCK), -EAGAIN);
 }
 
 static void refuses_while_a_write_is_not_in_the_file(void **state) {
@@ -180,10 +180,10 @@ static void a_raised_epoch_stops_reads_until_a_request_is_accepted(void **state)
     struct store *store = *state;
     uint8_t data[BLOCK];
     assert_int_equal(try_read(store, data, 0, 1), 0);
-    uint64_t before = cg_local_reader_generation(store->reader);
+    uint64_t before = cg_local_door_generation(store->door);
     cg_local_share_epoch_raised(store->share);
     assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
-    cg_local_reader_accepted(store->reader, before); // an answer to a request from before the raise
+    cg_local_door_accepted(store->door, before); // an answer to a request from before the raise
     assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
     after_request(store);
     assert_int_equal(try_read(store, data, 0, 1), 0);
@@ -233,22 +233,36 @@ static void a_successor_closes_the_map_of_a_killed_chunkserver(void **state) {
 static void a_reset_reader_opens_the_door_anew(void **state) {
     struct store *store = *state;
     uint8_t data[BLOCK];
-    uint64_t generation = cg_local_reader_generation(store->reader);
+    uint64_t generation = cg_local_door_generation(store->door);
     cg_local_share_destroy(store->share);
     store->share = NULL;
-    cg_local_reader_reset(store->reader);
+    cg_local_door_reset(store->door);
     assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
     start_share(store);
     put(store, 0, 3);
     spin(store, 1200);
     // What the predecessor accepted says nothing here.
-    cg_local_reader_accepted(store->reader, generation);
-    cg_local_reader_want(store->reader, POOL, COPYSET, CHUNK);
+    cg_local_door_accepted(store->door, generation);
+    cg_local_want(store->door, KEY, POOL, COPYSET, CHUNK);
     spin(store, 5);
     assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
     after_request(store);
     assert_int_equal(try_read(store, data, 0, 1), 0);
     assert_int_equal(data[0], 3);
+}
+
+static void a_forgotten_chunk_is_not_read_and_a_late_answer_not_believed(void **state) {
+    struct store *store = *state;
+    uint8_t data[BLOCK];
+    assert_int_equal(try_read(store, data, 0, 1), 0);
+    cg_local_forget(store->reader, KEY);
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+    cg_local_want(store->door, KEY, POOL, COPYSET, CHUNK);
+    cg_local_forget(store->reader, KEY);
+    spin(store, 5);
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+    after_request(store);
+    assert_int_equal(try_read(store, data, 0, 1), 0);
 }
 
 struct racer {
@@ -294,7 +308,7 @@ static void readers_racing_a_writer_see_no_torn_and_no_old_data(void **state) {
             usleep(200);
         }
         if (value % 4096 == 0) {
-            cg_local_reader_reset(store->reader); // while readers are inside
+            cg_local_door_reset(store->door); // while readers are inside
             spin(store, 1100);
             after_request(store);
             end += 1100 * CG_NS_PER_MS;
@@ -326,6 +340,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(a_successor_closes_the_map_of_a_killed_chunkserver, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_reset_reader_opens_the_door_anew, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            a_forgotten_chunk_is_not_read_and_a_late_answer_not_believed, setup, teardown),
         cmocka_unit_test_setup_teardown(readers_racing_a_writer_see_no_torn_and_no_old_data, setup,
                                         teardown),
     };
