@@ -195,7 +195,7 @@ uint64_t cg_wal_used(const struct cg_wal *wal) {
 // One segment is kept back for the end that the segment being written may lose.
 uint64_t cg_wal_capacity(const struct cg_wal *wal) {
     const struct wal_segments *set = &wal->segments;
-    uint64_t bytes = set->growth_failed ? set->held_bytes : set->capacity_bytes;
+    uint64_t bytes = set->limited ? set->held_bytes : set->capacity_bytes;
     uint64_t kept = set->segment_bytes < bytes / CAPACITY_SEGMENTS_MIN
                         ? set->segment_bytes
                         : bytes / CAPACITY_SEGMENTS_MIN;

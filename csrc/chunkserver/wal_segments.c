@@ -310,13 +310,14 @@ static void preparation_done(struct cg_file_op *op) {
     p->running = false;
     int status = (int)op->result;
     preparation_end(p, status);
-    if (status < 0) {
-        set->growth_failed = true;
+    set->growth_failed = status < 0;
+    if (status < 0 && !set->limited) {
         cg_log(CG_LOG_WARNING,
                "wal: cannot make another segment file: %s; keeping to the %llu MiB "
                "that are there",
                strerror(-status), (unsigned long long)(set->held_bytes >> 20));
     }
+    set->limited = status < 0;
     set->prepared(set->context);
 }
 

@@ -58,7 +58,8 @@ struct wal_segments {
     uint32_t next_slot;
 
     struct wal_preparation preparation;
-    bool growth_failed; // the disk is full: make do with what is held until something is recycled
+    bool growth_failed; // the disk is full: no other attempt until something is recycled
+    bool limited;       // nor was there a success since: the log has to do with what is held
     void (*prepared)(void *context); // a preparation has ended, for better or worse
     void *context;
     uint8_t *zeros;

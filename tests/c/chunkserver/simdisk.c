@@ -145,8 +145,9 @@ static void inode_reserve(const struct simdisk *sim, struct inode *inode, uint64
 
 uint64_t simdisk_used(const struct simdisk *sim) {
     uint64_t used = 0;
-    CG_LIST_FOREACH (node, &sim->inodes) {
-        used += CG_CONTAINER_OF(node, struct inode, node)->size;
+    CG_LIST_FOREACH (node, &sim->seen) {
+        const struct name *name = CG_CONTAINER_OF(node, struct name, node);
+        used += name->inode != NULL ? name->inode->size : 0;
     }
     return used;
 }
