@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -106,6 +107,10 @@ class Volume:
         )
 
 
+def _wall_clock_us() -> int:
+    return time.time_ns() // 1000
+
+
 class MdsClient:
     """Use as an asynchronous context manager. Paths may be written without the first slash.
 
@@ -121,11 +126,13 @@ class MdsClient:
         owner: str = DEFAULT_OWNER,
         root_password: str | None = None,
         timeout_s: float = 10.0,
+        now_us: Callable[[], int] = _wall_clock_us,
     ) -> None:
         self.address = address
         self.owner = owner
         self._root_password = root_password
         self._timeout_s = timeout_s
+        self._now_us = now_us
         if owner == rules.ROOT_OWNER and root_password is None:
             raise ConfigError("the owner root needs the root password")
         self._channel = grpc.aio.insecure_channel(
@@ -280,7 +287,7 @@ class MdsClient:
     # How
 
     def _credentials(self) -> dict[str, Any]:
-        date = time.time_ns() // 1000
+        date = self._now_us()
         signature = ""
         if self.owner == rules.ROOT_OWNER and self._root_password is not None:
             signature = rules.sign(self._root_password, self.owner, date)

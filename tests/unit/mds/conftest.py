@@ -66,7 +66,7 @@ class Mds(SimpleNamespace):
         self.config = replace(self.config, **changes)
         self.server = MdsServer(self.config, now_us=self.clock.now_us, now_ms=self.clock.now_ms)
         await self.server.start()
-        self.client = MdsClient(self.server.grpc_address, owner="alice")
+        self.client = self.client_of("alice")
         self.baidu = BaiduClient(self.server.addresses[0])
         await self.baidu.connect()
 
@@ -80,7 +80,12 @@ class Mds(SimpleNamespace):
         await self.start(**changes)
 
     def client_of(self, owner: str, password: str | None = None) -> MdsClient:
-        return MdsClient(self.server.grpc_address, owner=owner, root_password=password)
+        return MdsClient(
+            self.server.grpc_address,
+            owner=owner,
+            root_password=password,
+            now_us=self.clock.now_us,
+        )
 
     async def call(self, request: Any, kind: Any, *, owner: str = "alice") -> Any:
         """A call on baidu_std; owner and date are filled in. `kind` is the response's class."""
