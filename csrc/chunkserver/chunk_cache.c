@@ -425,3 +425,33 @@ void cg_chunk_put(struct cg_chunk *chunk) {
         forget(chunk);  // the next request looks again
     }
 }
+
+// ---- Local readers
+
+// Gives a local reader a descriptor of its own, which it cannot write through.
+static int find_shared(void *context, uint32_t pool, uint32_t copyset_id, uint64_t chunk_id,
+                       uint32_t *slot) {
+    struct cg_store *store = context;
+    struct cg_copyset *copyset = cg_store_copyset(store, pool, copyset_id);
+    struct cg_chunk *chunk = copyset != NULL ? cg_chunk_find(copyset, chunk_id) : NULL;
+    if (chunk == NULL || chunk->state != CG_CHUNK_READY || !chunk->exists ||
+        store->disk_error != 0) {
+        return -ENOENT;
+    }
+    int result = cg_chunk_open(chunk, false);
+    if (result != 0) {
+        return -ENOENT;
+    }
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", chunk->file->handle);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    *slot = chunk->slot_index;
+    return fd < 0 ? -ENOENT : fd;
+}
+
+int cg_store_share(struct cg_store *store, const char *ip, uint32_t port) {
+    if (store->share == NULL) {
+        return -ENOTSUP;
+    }
+    return cg_local_share_listen(store->share, store->reactor, ip, port, find_shared, store);
+}

@@ -153,6 +153,11 @@ struct cg_query {
 
 void cg_store_read(struct cg_store *store, const struct cg_query *query);
 
+// ---- Local readers (local_map.h)
+
+// Opens the door beside the server at `ip`:`port`. Returns 0, -errno, or -ENOTSUP without a share_folder.
+int cg_store_share(struct cg_store *store, const char *ip, uint32_t port);
+
 struct cg_store_stats {
     struct cg_wal_stats wal;
     uint64_t wal_used, wal_capacity;

@@ -1,0 +1,546 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The thread around the service. Everything, opening and replay included, happens on the reactor's
+// thread; the calls of the host hand their work over and wait.
+#include "chunkserver/chunkserver.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/disk.h"
+#include "base/log.h"
+#include "chunkserver/service.h"
+#include "chunkserver/store.h"
+#include "rpc/server.h"
+
+#define MEMORY_DEFAULT  (UINT64_C(64) << 20)
+#define RESERVE_DEFAULT (UINT64_C(64) << 20)
+#define POOL_THREADS    3U
+#define LISTENERS_MAX   16U
+#define STOP_POLL_NS    (2 * CG_NS_PER_MS)
+#define STOP_LIMIT_NS   (20 * CG_NS_PER_S)  // then the log keeps what is left
+
+enum stop_stage {
+    STOP_NOT,
+    STOP_DRAIN,       // what is in flight ends
+    STOP_CHECKPOINT,  // what was applied is saved
+};
+
+struct cg_chunkserver {
+    struct cg_chunkserver_options options;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool started;     // the thread got through its start, or not: see start_result
+    int start_result;
+    char *error;
+    size_t error_size;
+    struct cg_reactor *reactor;
+    struct cg_disk *disk;
+    struct cg_buffer_pool *pool;
+    struct cg_store *store;
+    struct cg_server *server;
+    struct cg_service service;
+    char uuid[37];
+    char address[CG_ENDPOINT_TEXT_MAX];
+    enum stop_stage stop_stage;
+    uint64_t stop_deadline_ns;
+    struct cg_timer stop_timer;
+};
+
+// ---- Calls from other threads
+
+struct host_call {
+    struct cg_task task;
+    struct cg_chunkserver *server;
+    void (*run)(struct host_call *call);
+    bool done;
+    int result;
+    uint32_t pool;
+    uint32_t copyset;
+    uint64_t id;     // chunk or volume
+    uint64_t epoch;
+    uint32_t waiting;
+    struct cg_chunkserver_stats *stats;
+    int64_t applied;
+};
+
+static void finish_call(struct host_call *call) {
+    struct cg_chunkserver *server = call->server;
+    pthread_mutex_lock(&server->mutex);
+    call->done = true;
+    pthread_cond_broadcast(&server->changed);
+    pthread_mutex_unlock(&server->mutex);
+}
+
+static void run_call(struct cg_task *task) {
+    struct host_call *call = CG_CONTAINER_OF(task, struct host_call, task);
+    call->run(call);
+}
+
+static int hand_over(struct cg_chunkserver *server, struct host_call *call) {
+    call->server = server;
+    call->task.run = run_call;
+    cg_reactor_post(server->reactor, &call->task);
+    pthread_mutex_lock(&server->mutex);
+    while (!call->done) {
+        pthread_cond_wait(&server->changed, &server->mutex);
+    }
+    pthread_mutex_unlock(&server->mutex);
+    return call->result;
+}
+
+static int errno_of(cg_status status) {
+    switch (status) {
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS:
+        return 0;
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_OVERLOAD:
+        return -EAGAIN;
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_NOSPACE:
+        return -ENOSPC;
+    default:
+        return -EIO;
+    }
+}
+
+static void mutation_done(void *user, const struct cg_mutation_result *result) {
+    struct host_call *call = user;
+    if (result->status != curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS) {
+        call->result = errno_of(result->status);
+    }
+    if (--call->waiting == 0) {
+        finish_call(call);
+    }
+}
+
+static void add_copyset(struct host_call *call) {
+    call->result = cg_store_add_copyset(call->server->store, call->pool, call->copyset);
+    finish_call(call);
+}
+
+int cg_chunkserver_add_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
+    struct host_call call = {.run = add_copyset, .pool = pool, .copyset = copyset};
+    return hand_over(server, &call);
+}
+
+static void raise_epoch(struct host_call *call) {
+    struct cg_store *store = call->server->store;
+    call->waiting = 1;
+    uint32_t count = cg_store_copyset_count(store);
+    for (uint32_t i = 0; i < count; i++) {
+        struct cg_copyset *copyset = cg_store_copyset_at(store, i);
+        if (cg_copyset_epoch(copyset, call->id) < call->epoch) {
+            struct cg_mutation mutation = {
+                .kind = CG_MUTATE_EPOCH,
+                .copyset = copyset,
+                .file_id = call->id,
+                .epoch = call->epoch,
+                .done = mutation_done,
+                .user = call,
+            };
+            call->waiting++;
+            cg_store_mutate(store, &mutation);
+        }
+    }
+    struct cg_mutation_result end = {0};
+    mutation_done(call, &end);
+}
+
+int cg_chunkserver_raise_epoch(struct cg_chunkserver *server, uint64_t file_id, uint64_t epoch) {
+    struct host_call call = {.run = raise_epoch, .id = file_id, .epoch = epoch};
+    return hand_over(server, &call);
+}
+
+static void reclaim(struct host_call *call) {
+    struct cg_store *store = call->server->store;
+    struct cg_copyset *copyset = cg_store_copyset(store, call->pool, call->copyset);
+    if (copyset == NULL) {
+        finish_call(call);
+        return;
+    }
+    struct cg_mutation mutation = {
+        .kind = CG_MUTATE_DELETE,
+        .copyset = copyset,
+        .chunk_id = call->id,
+        .done = mutation_done,
+        .user = call,
+    };
+    call->waiting = 1;
+    cg_store_mutate(store, &mutation);
+}
+
+int cg_chunkserver_reclaim(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
+                           uint64_t chunk) {
+    struct host_call call = {.run = reclaim, .pool = pool, .copyset = copyset, .id = chunk};
+    return hand_over(server, &call);
+}
+
+static void collect_stats(struct host_call *call) {
+    struct cg_chunkserver *server = call->server;
+    struct cg_store_stats store;
+    struct cg_server_stats rpc;
+    cg_store_stats(server->store, &store);
+    cg_server_stats(server->server, &rpc);
+    const struct cg_service_stats *service = &server->service.stats;
+    *call->stats = (struct cg_chunkserver_stats){
+        .reads = service->reads,
+        .writes = service->writes,
+        .others = service->others,
+        .overloads = service->overloads,
+        .errors = service->errors,
+        .read_bytes = service->read_bytes,
+        .written_bytes = service->written_bytes,
+        .wal_batches = store.wal.batches,
+        .wal_records = store.wal.records,
+        .wal_bytes = store.wal.bytes,
+        .wal_used = store.wal_used,
+        .wal_capacity = store.wal_capacity,
+        .checkpoints = store.checkpoints,
+        .capacity_bytes = store.capacity_bytes,
+        .free_bytes = store.free_bytes,
+        .copysets = store.copysets,
+        .connections = rpc.connections,
+        .disk_error = store.disk_error,
+    };
+    finish_call(call);
+}
+
+void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out) {
+    struct host_call call = {.run = collect_stats, .stats = out};
+    hand_over(server, &call);
+}
+
+static void look_up_applied(struct host_call *call) {
+    struct cg_copyset *copyset =
+        cg_store_copyset(call->server->store, call->pool, call->copyset);
+    call->applied = copyset != NULL ? (int64_t)cg_copyset_applied(copyset) : -ENOENT;
+    finish_call(call);
+}
+
+int64_t cg_chunkserver_applied(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
+    struct host_call call = {.run = look_up_applied, .pool = pool, .copyset = copyset};
+    hand_over(server, &call);
+    return call.applied;
+}
+
+// ---- Listening
+
+// Fills in the address that is reported, and where GetLeader sends clients. Returns the TCP port.
+static void note_address(struct cg_chunkserver *server, const struct cg_endpoint *bound, bool *tcp) {
+    bool is_tcp = bound->address.ss_family != AF_UNIX;
+    if (server->address[0] != '\0' && (*tcp || !is_tcp)) {
+        return;
+    }
+    *tcp = is_tcp;
+    cg_endpoint_format(bound, server->address, sizeof(server->address));
+}
+
+static int listen_one(struct cg_chunkserver *server, const char *text, bool *tcp) {
+    struct cg_endpoint endpoint;
+    struct cg_endpoint bound;
+    int result = cg_endpoint_parse(text, &endpoint);
+    if (result == 0) {
+        result = cg_server_listen(server->server, &endpoint, &bound);
+    }
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot listen on %s: %s", text,
+                 strerror(-result));
+        return result;
+    }
+    note_address(server, &bound, tcp);
+    return 0;
+}
+
+static int listen_all(struct cg_chunkserver *server) {
+    char *copy = strdup(server->options.listen);
+    if (copy == NULL) {
+        snprintf(server->error, server->error_size, "out of memory");
+        return -ENOMEM;
+    }
+    int result = 0;
+    bool tcp = false;
+    unsigned count = 0;
+    char *rest = copy;
+    char *text;
+    while (result == 0 && (text = strsep(&rest, ",")) != NULL) {
+        if (++count > LISTENERS_MAX) {
+            snprintf(server->error, server->error_size, "more than %u endpoints to listen on",
+                     LISTENERS_MAX);
+            result = -EINVAL;
+        } else {
+            result = listen_one(server, text, &tcp);
+        }
+    }
+    free(copy);
+    return result;
+}
+
+static void set_leader(struct cg_chunkserver *server) {
+    const char *advertise =
+        server->options.advertise != NULL ? server->options.advertise : server->address;
+    size_t room = sizeof(server->service.leader);
+    int length = snprintf(server->service.leader, room, "%s:0", advertise);
+    if (length < 0 || (size_t)length >= room) {
+        // Only a unix path can be that long, and no client asks it for a leader.
+        snprintf(server->service.leader, room, "0.0.0.0:0:0");
+    }
+}
+
+// Lets clients on this machine read chunk files by themselves. Not vital.
+static void open_door(struct cg_chunkserver *server) {
+    char host[CG_ENDPOINT_TEXT_MAX];
+    snprintf(host, sizeof(host), "%s",
+             server->options.advertise != NULL ? server->options.advertise : server->address);
+    char *colon = strrchr(host, ':');
+    if (strncmp(host, "unix:", 5) == 0 || colon == NULL) {
+        return;
+    }
+    *colon = '\0';
+    int result = cg_store_share(server->store, host, (uint32_t)strtoul(colon + 1, NULL, 10));
+    if (result != 0 && result != -ENOTSUP) {
+        cg_log(CG_LOG_WARNING, "no local reads: cannot open the door for them: %s",
+               strerror(-result));
+    }
+}
+
+// ---- The thread
+
+static int open_store(struct cg_chunkserver *server) {
+    const struct cg_chunkserver_options *options = &server->options;
+    struct cg_reactor_options reactor_options = {
+        .backend = (enum cg_reactor_backend)options->reactor_backend, .pool_threads = POOL_THREADS};
+    int result = cg_reactor_create(&reactor_options, &server->reactor);
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot start the event loop: %s",
+                 strerror(-result));
+        return result;
+    }
+    result = cg_disk_open(options->folder, server->reactor, &server->disk);
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot use the folder %s: %s", options->folder,
+                 result == -EBUSY ? "another process uses it" : strerror(-result));
+        return result;
+    }
+    result = cg_buffer_pool_create(options->memory_bytes != 0 ? options->memory_bytes
+                                                              : MEMORY_DEFAULT,
+                                   &server->pool);
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot make the buffer pool: %s",
+                 strerror(-result));
+        return result;
+    }
+    struct cg_store_options store_options = {
+        .reserve_bytes = options->reserve_bytes != 0 ? options->reserve_bytes : RESERVE_DEFAULT,
+        .wal_bytes = options->wal_bytes,
+        .share_folder = options->folder,
+    };
+    char why[512] = "";
+    result = cg_store_open(server->disk, server->reactor, server->pool, &store_options,
+                           &server->store, why, sizeof(why));
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "%s: %s", options->folder, why);
+    }
+    return result;
+}
+
+static int open_service(struct cg_chunkserver *server) {
+    cg_service_init(&server->service, server->store, server->pool, server->reactor,
+                    server->options.inflight_max);
+    struct cg_server_options options = {
+        .methods = server->service.methods,
+        .method_count = CG_SERVICE_METHODS,
+        .pool = server->pool,
+        .health = cg_service_health,
+        .health_context = &server->service,
+    };
+    int result = cg_server_create(server->reactor, &options, &server->server);
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot make the server: %s",
+                 strerror(-result));
+        return result;
+    }
+    result = listen_all(server);
+    if (result == 0) {
+        set_leader(server);
+        open_door(server);
+    }
+    return result;
+}
+
+static void format_uuid(const uint8_t *in, char out[37]) {
+    static const char digits[] = "0123456789abcdef";
+    unsigned at = 0;
+    for (unsigned i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) {
+            out[at++] = '-';
+        }
+        out[at++] = digits[in[i] >> 4];
+        out[at++] = digits[in[i] & 15];
+    }
+    out[at] = '\0';
+}
+
+static void close_all(struct cg_chunkserver *server) {
+    if (server->server != NULL) {
+        cg_server_destroy(server->server);
+    }
+    if (server->store != NULL) {
+        // Requests without a connection still have to end.
+        while (!cg_store_idle(server->store)) {
+            if (cg_reactor_wait(server->reactor, CG_NS_PER_S) < 0) {
+                break;
+            }
+        }
+        cg_store_close(server->store);
+    }
+    if (server->pool != NULL) {
+        cg_buffer_pool_destroy(server->pool);
+    }
+    if (server->disk != NULL) {
+        cg_disk_close(server->disk);
+    }
+}
+
+static void report_start(struct cg_chunkserver *server, int result) {
+    pthread_mutex_lock(&server->mutex);
+    server->start_result = result;
+    server->started = true;
+    pthread_cond_broadcast(&server->changed);
+    pthread_mutex_unlock(&server->mutex);
+}
+
+static void *thread_main(void *argument) {
+    struct cg_chunkserver *server = argument;
+    int result = open_store(server);
+    if (result == 0) {
+        format_uuid(cg_store_uuid(server->store), server->uuid);
+        result = open_service(server);
+    }
+    if (result != 0) {
+        close_all(server);
+        report_start(server, result);
+        return NULL;
+    }
+    report_start(server, 0);
+    result = cg_reactor_run(server->reactor);
+    if (result != 0) {
+        cg_log(CG_LOG_ERROR, "the chunkserver's event loop failed: %s", strerror(-result));
+    }
+    close_all(server);
+    return NULL;
+}
+
+// ---- Starting and stopping
+
+static void free_server(struct cg_chunkserver *server) {
+    if (server->reactor != NULL) {
+        cg_reactor_destroy(server->reactor);
+    }
+    pthread_cond_destroy(&server->changed);
+    pthread_mutex_destroy(&server->mutex);
+    free((void *)(uintptr_t)server->options.folder);
+    free((void *)(uintptr_t)server->options.listen);
+    free((void *)(uintptr_t)server->options.advertise);
+    free(server);
+}
+
+static struct cg_chunkserver *make_server(const struct cg_chunkserver_options *options) {
+    struct cg_chunkserver *server = calloc(1, sizeof(*server));
+    if (server == NULL) {
+        return NULL;
+    }
+    pthread_mutex_init(&server->mutex, NULL);
+    pthread_cond_init(&server->changed, NULL);
+    server->options = *options;
+    server->options.folder = strdup(options->folder);
+    server->options.listen = strdup(options->listen);
+    server->options.advertise = options->advertise != NULL ? strdup(options->advertise) : NULL;
+    if (server->options.folder == NULL || server->options.listen == NULL ||
+        (options->advertise != NULL && server->options.advertise == NULL)) {
+        free_server(server);
+        return NULL;
+    }
+    return server;
+}
+
+int cg_chunkserver_start(const struct cg_chunkserver_options *options, struct cg_chunkserver **out,
+                         char *error, size_t error_size) {
+    if (options->folder == NULL || options->listen == NULL) {
+        snprintf(error, error_size, "a folder and an endpoint to listen on are needed");
+        return -EINVAL;
+    }
+    struct cg_chunkserver *server = make_server(options);
+    if (server == NULL) {
+        snprintf(error, error_size, "out of memory");
+        return -ENOMEM;
+    }
+    server->error = error;
+    server->error_size = error_size;
+    int result = -pthread_create(&server->thread, NULL, thread_main, server);
+    if (result != 0) {
+        snprintf(error, error_size, "cannot start a thread: %s", strerror(-result));
+        free_server(server);
+        return result;
+    }
+    pthread_mutex_lock(&server->mutex);
+    while (!server->started) {
+        pthread_cond_wait(&server->changed, &server->mutex);
+    }
+    result = server->start_result;
+    pthread_mutex_unlock(&server->mutex);
+    if (result != 0) {
+        pthread_join(server->thread, NULL);
+        free_server(server);
+        return result;
+    }
+    *out = server;
+    return 0;
+}
+
+static void stop_step(struct cg_timer *timer) {
+    struct cg_chunkserver *server = CG_CONTAINER_OF(timer, struct cg_chunkserver, stop_timer);
+    struct cg_store *store = server->store;
+    uint64_t now = cg_reactor_now(server->reactor);
+    bool late = now > server->stop_deadline_ns;
+    if (server->stop_stage == STOP_DRAIN &&
+        (late || (server->service.inflight == 0 && cg_store_idle(store)))) {
+        server->stop_stage = STOP_CHECKPOINT;
+        cg_store_checkpoint(store);
+    }
+    if (server->stop_stage == STOP_CHECKPOINT && (late || !cg_store_checkpointing(store))) {
+        cg_reactor_stop(server->reactor);
+        return;
+    }
+    cg_timer_arm(server->reactor, &server->stop_timer, now + STOP_POLL_NS);
+}
+
+static void begin_stop(struct host_call *call) {
+    struct cg_chunkserver *server = call->server;
+    server->service.stopping = true;
+    server->stop_stage = STOP_DRAIN;
+    server->stop_deadline_ns = cg_reactor_now(server->reactor) + STOP_LIMIT_NS;
+    server->stop_timer.fire = stop_step;
+    stop_step(&server->stop_timer);
+    finish_call(call);
+}
+
+void cg_chunkserver_stop(struct cg_chunkserver *server) {
+    struct host_call call = {.run = begin_stop};
+    hand_over(server, &call);
+    pthread_join(server->thread, NULL);
+    free_server(server);
+}
+
+void cg_chunkserver_uuid(const struct cg_chunkserver *server, char out[37]) {
+    memcpy(out, server->uuid, sizeof(server->uuid));
+}
+
+void cg_chunkserver_address(const struct cg_chunkserver *server, char *out, size_t size) {
+    snprintf(out, size, "%s", server->address);
+}
