@@ -15,6 +15,7 @@
 #include "base/list.h"
 #include "base/reactor.h"
 #include "rpc/endpoint.h"
+#include "rpc/sender.h"
 
 struct cg_channel;
 
@@ -42,9 +43,10 @@ struct cg_rpc_call {
 
     // The result, valid from `done` on.
     // 0: a reply came. -EREMOTEIO: the server answered with error_code. -ETIMEDOUT: no reply in time; it
-    // may still take effect. -ECONNREFUSED, -ENETUNREACH and the like: not connected, nothing was sent.
+    // may still take effect. -ECONNREFUSED, -EHOSTUNREACH and the like: not connected, nothing was sent.
     // -ECONNRESET: the connection broke after sending began; it may have taken effect. -EPROTO: the
     // reply made no sense (the connection is closed). -ECANCELED: cancelled or channel destroyed.
+    // -ENOBUFS: CG_CHANNEL_INFLIGHT_MAX calls are under way. -EINVAL: the request could not be encoded.
     int status;
     int32_t error_code;
     char error_text[160];
@@ -53,16 +55,17 @@ struct cg_rpc_call {
     uint32_t received_length;  // bytes of attachment stored
 
     // The channel's.
+    struct cg_send_item item;
     struct cg_list node;
     struct cg_timer timer;
+    struct cg_channel *channel;
     uint64_t correlation_id;
-    uint8_t *head;  // header, meta and message, encoded
-    uint32_t head_length;
-    uint32_t sent;
     uint32_t state;
-    void *internal[4];
+    uint8_t *head_allocated;  // when head_inline is too small
     uint8_t head_inline[CG_RPC_HEAD_INLINE];
 };
+
+#define CG_CHANNEL_INFLIGHT_MAX 65536U
 
 struct cg_channel_options {
     uint64_t connect_timeout_ns;  // 0: 1 s
@@ -71,7 +74,8 @@ struct cg_channel_options {
 int cg_channel_create(struct cg_reactor *reactor, const struct cg_endpoint *peer,
                       const struct cg_channel_options *options, struct cg_channel **out);
 
-// Ends every call with -ECANCELED (their `done` run inside this call) and frees the channel.
+// Ends every call with -ECANCELED (their `done` run inside this call) and frees the channel. Allowed from
+// inside a `done`.
 void cg_channel_destroy(struct cg_channel *channel);
 
 // Encodes and queues `call`; it is sent at the end of this iteration together with the others that

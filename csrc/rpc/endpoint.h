@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
-// Where a server listens: "127.0.0.1:6700", "[::1]:6700", "localhost:6700" or "unix:/path".
+// Where a server listens: "127.0.0.1:6700", "[::1]:6700", "localhost:6700" or "unix:/path". Port 0 is for
+// listening: the kernel picks one.
 struct cg_endpoint {
     struct sockaddr_storage address;
     socklen_t length;
@@ -15,7 +16,7 @@ struct cg_endpoint {
 #define CG_ENDPOINT_TEXT_MAX 128
 
 // Parses `text`; names are resolved with getaddrinfo (blocking: not on the IO path). Returns 0,
-// -EINVAL for bad syntax or a port outside 1 to 65535, -ENAMETOOLONG for a unix path over 107 bytes,
+// -EINVAL for bad syntax or a port over 65535, -ENAMETOOLONG for a unix path over 107 bytes,
 // -EHOSTUNREACH for a name that does not resolve. Any thread.
 int cg_endpoint_parse(const char *text, struct cg_endpoint *out);
 

@@ -41,6 +41,30 @@ struct cg_frame_meta {
 // compressed message, a negative attachment size).
 int cg_frame_meta_decode(const uint8_t *in, size_t length, struct cg_frame_meta *out);
 
+// The same without copies: the strings point into the bytes that were decoded.
+struct cg_frame_view {
+    bool is_request;
+    const char *service;  // requests
+    uint32_t service_length;
+    const char *method;
+    uint32_t method_length;
+    int64_t log_id;
+    int32_t error_code;  // responses
+    const char *error_text;
+    uint32_t error_text_length;
+    int64_t correlation_id;
+    uint32_t attachment_size;
+};
+
+// As cg_frame_meta_decode; names and texts may have any length.
+int cg_frame_view_decode(const uint8_t *in, size_t length, struct cg_frame_view *out);
+int cg_frame_view_encode(const struct cg_frame_view *view, uint8_t *out, size_t size);
+
+// Bytes that `value` takes as a varint.
+static inline unsigned cg_varint_length(uint64_t value) {
+    return (unsigned)(70 - __builtin_clzll(value | 1)) / 7;
+}
+
 // Encodes as brpc does: compress_type 0 and error_code 0 are written out, attachment_size only if
 // there is one. Returns the length or -EMSGSIZE.
 int cg_frame_meta_encode(const struct cg_frame_meta *meta, uint8_t *out, size_t size);
