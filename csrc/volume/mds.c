@@ -49,6 +49,18 @@ static void choose_identity(struct cg_mds *mds, const struct cg_endpoint *server
     mds->client_socket = fd;
 }
 
+static int port_of(const struct cg_endpoint *endpoint) {
+    const struct sockaddr *address = (const struct sockaddr *)&endpoint->address;
+    switch (address->sa_family) {
+    case AF_INET:
+        return ntohs(((const struct sockaddr_in *)address)->sin_port);
+    case AF_INET6:
+        return ntohs(((const struct sockaddr_in6 *)address)->sin6_port);
+    default:
+        return -1; // a unix socket has none
+    }
+}
+
 static int add_server(struct cg_mds *mds, const char *text) {
     struct cg_endpoint endpoint;
     if (mds->count == CG_MDS_SERVERS_MAX) {
@@ -57,6 +69,9 @@ static int add_server(struct cg_mds *mds, const char *text) {
     int error = cg_endpoint_parse(text, &endpoint);
     if (error != 0) {
         return error;
+    }
+    if (port_of(&endpoint) == 0) {
+        return -EINVAL; // port 0 is for listening
     }
     struct cg_channel_options options = {.connect_timeout_ns = RPC_TIMEOUT_NS};
     error = cg_channel_create(mds->reactor, &endpoint, &options, &mds->channels[mds->count]);
