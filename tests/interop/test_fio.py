@@ -53,7 +53,7 @@ def test_fio_verifies_while_trims_and_zeroes_race_beside_it(
 
     fio's own engine cannot write zeroes, so a second connection does, checked against a model.
     """
-    border = (48 << 20) + 1111
+    border = (47 << 20) + 1111
     neighbour = RandomIO(connect(gateway.uri), border, 20 << 20, seed=13)
     stop = threading.Event()
     failure: list[BaseException] = []
@@ -73,7 +73,8 @@ def test_fio_verifies_while_trims_and_zeroes_race_beside_it(
             gateway,
             tmp_path,
             *("--rw=randtrimwrite", "--bsrange=512-1m", "--bs_unaligned=1", "--iodepth=64"),
-            *(f"--offset={border - (47 << 20)}", f"--size={47 << 20}", "--randseed=14"),
+            # With an offset fio 3.33 would write without trimming first.
+            *("--offset=0", f"--size={border}", "--randseed=14"),
             *("--io_size=160m", "--serialize_overlap=1"),
         )
     finally:

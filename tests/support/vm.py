@@ -5,7 +5,9 @@ No KVM is needed. The guest reaches the host's loopback as 10.0.2.2. A script as
 something on the host (restart the gateway, say) with `host WORD`, which waits for the answer.
 """
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,9 +25,11 @@ set -Eeuo pipefail
 exec 2>&1
 trap 'echo "guest: line $LINENO failed: $BASH_COMMAND"; dmesg | tail -20' ERR
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-for path in /sys/class/net/*; do
-    card=${path##*/}
-    [ "$card" = lo ] || break
+modprobe virtio_net
+for _ in $(seq 100); do
+    card=$(basename -a /sys/class/net/e* | head -n 1)
+    [ "$card" = 'e*' ] || break
+    sleep 0.1
 done
 ip link set "$card" up
 ip address replace 10.0.2.15/24 dev "$card"
@@ -86,8 +90,87 @@ class _Answers(threading.Thread):
                     stream.write(f"{type(error).__name__}: {error}".replace("\n", " ") + "\n")
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+
+class Guest:
+    """One virtual machine that runs a bash script as root and powers off.
+
+    `disk` is what qemu takes as a file and the guest sees as /dev/vda; `forward` is a port of the
+    host's loopback and the guest's port behind it.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        folder: Path,
+        *,
+        actions: dict[str, Callable[[], None]] | None = None,
+        memory: str = "1G",
+        disk: str | None = None,
+        forward: tuple[int, int] | None = None,
+    ) -> None:
+        image = kernel()
+        assert image is not None, missing()
+        self._answers = _Answers(actions or {})
+        self._answers.start()
+        path = folder / "guest.sh"
+        prelude = _PRELUDE % {"host": HOST, "port": self._answers.port}
+        path.write_text(f"{prelude}{script}\necho {_DONE}\n")
+        self.log = folder / "guest.log"
+        vng = Path(sys.executable).with_name("vng")
+        arguments = ["-r", str(image), "--disable-kvm", "--user", "root"]
+        arguments += ["--memory", memory, "--cpus", "2", "--cwd", str(folder)]
+        qemu = "-nic user,model=virtio-net-pci"
+        if forward is not None:
+            qemu += f",hostfwd=tcp:127.0.0.1:{forward[0]}-:{forward[1]}"
+        if disk is not None:
+            qemu += f" -drive file={disk},format=raw,if=virtio,cache=none"
+        arguments.append(f"--qemu-opts={qemu}")
+        # vng calls its own parts by name.
+        environment = {**os.environ, "PATH": f"{vng.parent}:{os.environ.get('PATH', '')}"}
+        with self.log.open("wb") as out:
+            self._process = subprocess.Popen(
+                [str(vng), *arguments, "--", f"bash {path}"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not powered off yet."""
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        """What the script has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def power_off(self) -> None:
+        """Pulls the plug: nothing in the guest's memory survives."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._answers.close()
+
+    def wait(self, timeout: float) -> str:
+        """Waits for the script's end; returns its output. Raises if it failed or took too long."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.power_off()
+            raise AssertionError(f"the guest took over {timeout:g} s:\n{tail(self.log)}") from None
+        self._answers.close()
+        output = self.output()
+        if _DONE not in output:
+            raise AssertionError(
+                f"the guest's script failed (vng: {self._process.returncode}):\n{tail(self.log)}"
+            )
+        return output
 
 
 def run_guest(
@@ -96,38 +179,6 @@ def run_guest(
     *,
     actions: dict[str, Callable[[], None]] | None = None,
     timeout: float = 170,
-    memory: str = "1G",
 ) -> str:
     """Boots, runs the bash script as root, powers off; returns its output. Raises if it failed."""
-    image = kernel()
-    assert image is not None
-    answers = _Answers(actions or {})
-    answers.start()
-    path = folder / "guest.sh"
-    path.write_text(_PRELUDE % {"host": HOST, "port": answers.port} + script + f"\necho {_DONE}\n")
-    log = folder / "guest.log"
-    vng = Path(sys.executable).with_name("vng")
-    arguments = ["-r", str(image), "--disable-kvm", "--user", "root", "--network", "user"]
-    arguments += ["--memory", memory, "--cpus", "2", "--cwd", str(folder)]
-    path_variable = f"{vng.parent}:{os.environ.get('PATH', '')}"  # vng calls its own parts by name
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [str(vng), *arguments, "--", f"bash {path}"],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "PATH": path_variable},
-        )
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-            raise AssertionError(f"the guest took over {timeout:g} s:\n{tail(log)}") from None
-        finally:
-            answers.close()
-    output = log.read_text(errors="replace")
-    if _DONE not in output:
-        raise AssertionError(f"the guest's script failed (vng: {process.returncode}):\n{tail(log)}")
-    return output
+    return Guest(script, folder, actions=actions).wait(timeout)
