@@ -523,6 +523,98 @@ static void foreign_files_in_the_folder_are_left_alone(void **state) {
     walmodel_destroy(&model);
 }
 
+// A batch that was torn away at the beginning of a segment, and the next one that was not: the
+// segment is used again, and a new batch as long as the lost one ends where the stale one begins.
+static void stale_batches_of_a_reused_segment_stay_dead(void **state) {
+    (void)state;
+    unsigned reached = 0;
+    for (uint64_t seed = 1; seed <= 64; seed++) {
+        const struct simdisk_options disk = {.seed = seed};
+        const struct cg_wal_options options = {.segment_bytes = SEGMENT,
+                                               .capacity_bytes = 8 * SEGMENT};
+        struct walmodel model;
+        walmodel_seed = seed;
+        walmodel_init(&model, &disk, &options);
+        model.uniform = true;
+        assert_int_equal(walmodel_open(&model), 0);
+        settle(&model);
+        for (int i = 0; i < 2; i++) {
+            walmodel_append(&model);
+            walmodel_run(&model, 0);
+        }
+        walmodel_crash(&model, SIMDISK_ANY_WRITES);
+        assert_int_equal(walmodel_open(&model), 0);
+        if (model.count == 0) {
+            reached++;
+            walmodel_append(&model);
+            walmodel_drain(&model);
+            walmodel_crash(&model, SIMDISK_DROP_ALL);
+            assert_int_equal(walmodel_open(&model), 0); // the model knows only the new one
+            assert_int_equal(model.count, 1);
+        }
+        walmodel_destroy(&model);
+    }
+    assert_true(reached > 10);
+}
+
+#define SMALL_SEGMENT (16 * CG_WAL_BLOCK)
+
+// Leaves a log whose last segment begins with a batch that is void, because the last batch of the
+// segment before was lost. Returns false if the seed's crash kept it.
+static bool void_batch_in_new_segment(struct walmodel *model, uint64_t seed) {
+    // A header's fields fit into one sector; this medium tears even those.
+    const struct simdisk_options disk = {.seed = seed, .sector = 16};
+    const struct cg_wal_options options = {.segment_bytes = SMALL_SEGMENT,
+                                           .capacity_bytes = 8 * SMALL_SEGMENT};
+    walmodel_seed = seed;
+    walmodel_init(model, &disk, &options);
+    assert_int_equal(walmodel_open(model), 0);
+    settle(model);
+    for (int i = 0; i < 4; i++) {
+        walmodel_append_blocks(model, 2);
+        walmodel_drain(model);
+    }
+    walmodel_append_blocks(model, 2); // fills the segment
+    walmodel_run(model, 0);
+    walmodel_append_blocks(model, 2); // waits for the next one's header
+    walmodel_run(model, 1);
+    walmodel_crash(model, SIMDISK_ANY_WRITES);
+    char path[64];
+    uint64_t offset, length;
+    struct wal_batch_header header;
+    bool located = walmodel_locate(model, 4 * 3 * CG_WAL_BLOCK, path, &offset);
+    assert_true(located);
+    bool lost = !wal_batch_peek(simdisk_bytes(model->sim, path, &length) + offset, &header);
+    located = walmodel_locate(model, 5 * 3 * CG_WAL_BLOCK, path, &offset);
+    return lost && located && offset == CG_WAL_BLOCK &&
+           wal_batch_peek(simdisk_bytes(model->sim, path, &length) + offset, &header);
+}
+
+static void a_torn_header_over_a_void_batch_is_no_corruption(void **state) {
+    (void)state;
+    unsigned reached = 0;
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        struct walmodel model;
+        if (void_batch_in_new_segment(&model, seed)) {
+            reached++;
+            for (unsigned nth = 0; nth < 12; nth++) {
+                simdisk_power_off(model.sim, nth);
+                if (walmodel_open(&model) == 0) {
+                    walmodel_crash(&model, SIMDISK_DROP_ALL);
+                    break;
+                }
+                simdisk_crash(model.sim, SIMDISK_KEEP_ALL);
+            }
+            if (walmodel_open(&model) != 0) {
+                walmodel_fail(&model, "a log that was only cut does not open");
+            }
+            assert_int_equal(model.count, 4);
+        }
+        walmodel_destroy(&model);
+    }
+    assert_true(reached > 10);
+}
+
 static int stop_replay(void *context, uint64_t lsn, const struct cg_wal_record *record,
                        const void *payload) {
     (void)context;
@@ -576,6 +668,8 @@ int main(void) {
         cmocka_unit_test(corruption_names_the_file_and_the_offset),
         cmocka_unit_test(the_idle_seal_is_written_once),
         cmocka_unit_test(foreign_files_in_the_folder_are_left_alone),
+        cmocka_unit_test(stale_batches_of_a_reused_segment_stay_dead),
+        cmocka_unit_test(a_torn_header_over_a_void_batch_is_no_corruption),
         cmocka_unit_test(an_error_of_the_replayer_ends_the_opening),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
