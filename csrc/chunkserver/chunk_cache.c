@@ -449,9 +449,9 @@ static int find_shared(void *context, uint32_t pool, uint32_t copyset_id, uint64
     return fd < 0 ? -ENOENT : fd;
 }
 
-int cg_store_share(struct cg_store *store, const char *ip, uint32_t port) {
+int cg_store_share(struct cg_store *store, const char *address) {
     if (store->share == NULL) {
         return -ENOTSUP;
     }
-    return cg_local_share_listen(store->share, store->reactor, ip, port, find_shared, store);
+    return cg_local_share_listen(store->share, store->reactor, address, find_shared, store);
 }

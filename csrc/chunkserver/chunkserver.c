@@ -294,15 +294,9 @@ static void set_leader(struct cg_chunkserver *server) {
 
 // Lets clients on this machine read chunk files by themselves. Not vital.
 static void open_door(struct cg_chunkserver *server) {
-    char host[CG_ENDPOINT_TEXT_MAX];
-    snprintf(host, sizeof(host), "%s",
-             server->options.advertise != NULL ? server->options.advertise : server->address);
-    char *colon = strrchr(host, ':');
-    if (strncmp(host, "unix:", 5) == 0 || colon == NULL) {
-        return;
-    }
-    *colon = '\0';
-    int result = cg_store_share(server->store, host, (uint32_t)strtoul(colon + 1, NULL, 10));
+    const char *address =
+        server->options.advertise != NULL ? server->options.advertise : server->address;
+    int result = cg_store_share(server->store, address);
     if (result != 0 && result != -ENOTSUP) {
         cg_log(CG_LOG_WARNING, "no local reads: cannot open the door for them: %s",
                strerror(-result));

@@ -155,8 +155,8 @@ void cg_store_read(struct cg_store *store, const struct cg_query *query);
 
 // ---- Local readers (local_map.h)
 
-// Opens the door beside the server at `ip`:`port`. Returns 0, -errno, or -ENOTSUP without a share_folder.
-int cg_store_share(struct cg_store *store, const char *ip, uint32_t port);
+// Opens the door beside the server at `address`. Returns 0, -errno, or -ENOTSUP without a share_folder.
+int cg_store_share(struct cg_store *store, const char *address);
 
 struct cg_store_stats {
     struct cg_wal_stats wal;

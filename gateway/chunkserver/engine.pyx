@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# cython: language_level=3
+"""The chunkserver's C engine as Python sees it: a typed skin over csrc/chunkserver/chunkserver.h.
+
+The engine serves the data path on a thread of its own, which never takes the GIL. The calls here hand
+work to that thread and wait for it without the GIL; they may come from any thread. A failed start
+raises one of :mod:`gateway.errors`, a failed call OSError.
+"""
+
+import errno as _errno
+import os
+import threading
+from typing import NamedTuple
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from gateway import errors
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <stdio.h>
+    #include <unistd.h>
+
+    #include "base/log.h"
+
+    static const char *const cg_level_names[] = {"debug", "info", "warning", "error"};
+
+    // Runs on any thread, without the GIL.
+    static void cg_log_line(void *context, enum cg_log_level level, const char *line) {
+        char text[CG_LOG_LINE_MAX + 64];
+        (void)context;
+        int length = snprintf(text, sizeof(text), "copygate: %s: %s\\n",
+                              cg_level_names[(unsigned)level & 3], line);
+        if (length > (int)sizeof(text) - 1) {
+            length = (int)sizeof(text) - 1;
+        }
+        // A log line that cannot be written has nowhere else to go.
+        ssize_t written = write(STDERR_FILENO, text, (size_t)length);
+        (void)written;
+    }
+
+    static void cg_log_to_stderr_from(int lowest) {
+        cg_log_set_sink(cg_log_line, NULL, (enum cg_log_level)lowest);
+    }
+    """
+    void cg_log_to_stderr_from(int lowest) noexcept nogil
+
+
+cdef extern from "chunkserver/chunkserver.h" nogil:
+    struct cg_chunkserver:
+        pass
+
+    struct cg_chunkserver_options:
+        const char *folder
+        const char *listen
+        const char *advertise
+        uint64_t wal_bytes
+        uint64_t memory_bytes
+        uint32_t inflight_max
+        uint64_t reserve_bytes
+        int reactor_backend
+
+    struct cg_chunkserver_stats_t "cg_chunkserver_stats":
+        uint64_t reads
+        uint64_t writes
+        uint64_t others
+        uint64_t overloads
+        uint64_t errors
+        uint64_t read_bytes
+        uint64_t written_bytes
+        uint64_t wal_batches
+        uint64_t wal_records
+        uint64_t wal_bytes
+        uint64_t wal_used
+        uint64_t wal_capacity
+        uint64_t checkpoints
+        uint64_t capacity_bytes
+        uint64_t free_bytes
+        uint32_t copysets
+        uint32_t connections
+        int disk_error
+
+    int cg_chunkserver_start(
+        const cg_chunkserver_options *options, cg_chunkserver **out, char *error, size_t error_size)
+    void cg_chunkserver_stop(cg_chunkserver *server)
+    void cg_chunkserver_uuid(const cg_chunkserver *server, char *out)
+    void cg_chunkserver_address(const cg_chunkserver *server, char *out, size_t size)
+    int cg_chunkserver_add_copyset(cg_chunkserver *server, uint32_t pool, uint32_t copyset)
+    int cg_chunkserver_raise_epoch(cg_chunkserver *server, uint64_t file_id, uint64_t epoch)
+    int cg_chunkserver_reclaim(
+        cg_chunkserver *server, uint32_t pool, uint32_t copyset, uint64_t chunk)
+    int64_t cg_chunkserver_applied(cg_chunkserver *server, uint32_t pool, uint32_t copyset)
+    void cg_chunkserver_stats_of "cg_chunkserver_stats"(
+        cg_chunkserver *server, cg_chunkserver_stats_t *out)
+
+
+_LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+_BACKENDS = {"auto": 0, "uring": 1, "epoll": 2}
+_UINT32_MAX = 2**32 - 1
+_UINT64_MAX = 2**64 - 1
+
+
+class Stats(NamedTuple):
+    """Counters since the start, and the state of log and disk; sizes in bytes."""
+
+    reads: int
+    writes: int
+    others: int
+    overloads: int
+    errors: int
+    read_bytes: int
+    written_bytes: int
+    wal_batches: int
+    wal_records: int
+    wal_bytes: int
+    wal_used: int
+    wal_capacity: int
+    checkpoints: int
+    capacity_bytes: int
+    free_bytes: int
+    copysets: int
+    connections: int
+    disk_error: int
+    """0, or the errno that retired the disk."""
+
+
+def set_log(level: str) -> None:
+    """Sends the engine's log lines from ``level`` on to standard error. Call it before the start."""
+    if level not in _LOG_LEVELS:
+        raise errors.ConfigError(
+            "the log level is not one of " + ", ".join(_LOG_LEVELS), context={"level": level}
+        )
+    cg_log_to_stderr_from(_LOG_LEVELS[level])
+
+
+def _start_error(int code, str text, str folder):
+    """The exception for a start that failed with errno ``code`` and the sentence ``text``."""
+    context = {"folder": folder}
+    if code in (_errno.EBUSY, _errno.EADDRINUSE):
+        return errors.BusyError(text, context=context, hint="stop the other process")
+    if code == _errno.ENOSPC:
+        return errors.NoSpaceError(
+            text, context=context, hint="free space on the disk or give it a smaller log"
+        )
+    if code in (_errno.EACCES, _errno.EPERM, _errno.EROFS):
+        return errors.AccessError(
+            text, context=context, hint="use a folder that this user may write"
+        )
+    if code in (_errno.ENOENT, _errno.ENOTDIR):
+        return errors.NotFoundError(text, context=context, hint="make the folder first")
+    if code in (_errno.EINVAL, _errno.ENOTEMPTY, _errno.ENAMETOOLONG, _errno.EHOSTUNREACH,
+                _errno.EADDRNOTAVAIL):
+        return errors.ConfigError(text, context=context)
+    return errors.CopygateError(text, context=context)
+
+
+def _in_range(str name, object value, object highest):
+    """``value`` if it is an integer from 0 to ``highest``."""
+    if not 0 <= value <= highest:
+        raise errors.InvalidArgumentError(
+            f"{name} is not from 0 to {highest}", context={name: value}
+        )
+    return value
+
+
+cdef class Chunkserver:
+    """A running chunkserver on one folder. The start blocks while the log is replayed."""
+
+    cdef cg_chunkserver *_server
+    cdef object _condition
+    cdef int _users
+
+    def __cinit__(self):
+        self._server = NULL
+        self._users = 0
+
+    def __init__(
+        self,
+        folder: str,
+        listen: str,
+        *,
+        advertise: str | None = None,
+        wal_bytes: int = 0,
+        memory_bytes: int = 0,
+        inflight_max: int = 0,
+        reserve_bytes: int = 0,
+        backend: str = "auto",
+    ) -> None:
+        if self._server != NULL:
+            raise RuntimeError("the chunkserver runs already")
+        if backend not in _BACKENDS:
+            raise errors.ConfigError(
+                "the backend is not one of " + ", ".join(_BACKENDS), context={"backend": backend}
+            )
+        self._condition = threading.Condition()
+        folder_bytes = os.fsencode(folder)
+        listen_bytes = os.fsencode(listen)
+        advertise_bytes = os.fsencode(advertise) if advertise is not None else None
+        cdef cg_chunkserver_options options
+        options.folder = folder_bytes
+        options.listen = listen_bytes
+        options.advertise = NULL
+        if advertise_bytes is not None:
+            options.advertise = advertise_bytes
+        options.wal_bytes = _in_range("wal_bytes", wal_bytes, _UINT64_MAX)
+        options.memory_bytes = _in_range("memory_bytes", memory_bytes, _UINT64_MAX)
+        options.inflight_max = _in_range("inflight_max", inflight_max, _UINT32_MAX)
+        options.reserve_bytes = _in_range("reserve_bytes", reserve_bytes, _UINT64_MAX)
+        options.reactor_backend = _BACKENDS[backend]
+        cdef char text[1024]
+        text[0] = 0
+        cdef int result
+        with nogil:
+            result = cg_chunkserver_start(&options, &self._server, text, sizeof(text))
+        if result != 0:
+            self._server = NULL
+            message = (<bytes>text).decode(errors="replace") or os.strerror(-result)
+            raise _start_error(-result, message, folder)
+
+    def __dealloc__(self):
+        if self._server != NULL:
+            with nogil:
+                cg_chunkserver_stop(self._server)
+            self._server = NULL
+
+    cdef cg_chunkserver *_enter(self) except NULL:
+        """Counts a call in, so that a stop waits for it."""
+        with self._condition:
+            if self._server == NULL:
+                raise OSError(_errno.ESHUTDOWN, os.strerror(_errno.ESHUTDOWN))
+            self._users += 1
+            return self._server
+
+    cdef _leave(self, int result):
+        with self._condition:
+            self._users -= 1
+            self._condition.notify_all()
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+    @property
+    def uuid(self) -> str:
+        """The disk's uuid, made when its folder was first used."""
+        cdef char text[37]
+        cdef cg_chunkserver *server = self._enter()
+        cg_chunkserver_uuid(server, text)
+        self._leave(0)
+        return (<bytes>text).decode("ascii")
+
+    @property
+    def address(self) -> str:
+        """The endpoint that was bound: the first TCP one, else the unix socket."""
+        cdef char text[256]
+        cdef cg_chunkserver *server = self._enter()
+        cg_chunkserver_address(server, text, sizeof(text))
+        self._leave(0)
+        return os.fsdecode(<bytes>text)
+
+    def add_copyset(self, pool: int, copyset: int) -> None:
+        """Creates the copyset durably if it is not there."""
+        cdef uint32_t c_pool = pool
+        cdef uint32_t c_copyset = copyset
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_add_copyset(server, c_pool, c_copyset)
+        self._leave(result)
+
+    def raise_epoch(self, file_id: int, epoch: int) -> None:
+        """Raises a volume's epoch in every copyset; a lower one than known changes nothing."""
+        cdef uint64_t c_file_id = file_id
+        cdef uint64_t c_epoch = epoch
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_raise_epoch(server, c_file_id, c_epoch)
+        self._leave(result)
+
+    def reclaim(self, pool: int, copyset: int, chunk: int) -> None:
+        """Deletes a chunk that the MDS has given up; no error if it is not there."""
+        cdef uint32_t c_pool = pool
+        cdef uint32_t c_copyset = copyset
+        cdef uint64_t c_chunk = chunk
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_reclaim(server, c_pool, c_copyset, c_chunk)
+        self._leave(result)
+
+    def stats(self) -> Stats:
+        """The counters now."""
+        cdef cg_chunkserver_stats_t s
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            cg_chunkserver_stats_of(server, &s)
+        self._leave(0)
+        return Stats(
+            reads=s.reads,
+            writes=s.writes,
+            others=s.others,
+            overloads=s.overloads,
+            errors=s.errors,
+            read_bytes=s.read_bytes,
+            written_bytes=s.written_bytes,
+            wal_batches=s.wal_batches,
+            wal_records=s.wal_records,
+            wal_bytes=s.wal_bytes,
+            wal_used=s.wal_used,
+            wal_capacity=s.wal_capacity,
+            checkpoints=s.checkpoints,
+            capacity_bytes=s.capacity_bytes,
+            free_bytes=s.free_bytes,
+            copysets=s.copysets,
+            connections=s.connections,
+            disk_error=s.disk_error,
+        )
+
+    def applied(self, pool: int, copyset: int) -> int:
+        """The copyset's applied index; OSError with ENOENT if it is not here."""
+        cdef uint32_t c_pool = pool
+        cdef uint32_t c_copyset = copyset
+        cdef int64_t result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_applied(server, c_pool, c_copyset)
+        self._leave(<int>result if result < 0 else 0)
+        return result
+
+    def stop(self) -> None:
+        """Finishes what is in flight, writes a checkpoint, frees the folder. Twice is harmless."""
+        cdef cg_chunkserver *server
+        with self._condition:
+            server = self._server
+            self._server = NULL
+            self._condition.wait_for(lambda: self._users == 0)
+        if server != NULL:
+            with nogil:
+                cg_chunkserver_stop(server)
