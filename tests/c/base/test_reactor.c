@@ -73,10 +73,10 @@ static void timers_fire_in_the_order_of_their_deadlines(void **state) {
     memset(timers, 0, sizeof(timers));
     uint64_t base = cg_now_ns() + 5 * CG_NS_PER_MS;
     for (int i = 0; i < COUNT; i++) {
-        int rank = (i * 7919) % COUNT;  // a permutation: 7919 is prime
+        int rank = (i * 7919) % COUNT; // a permutation: 7919 is prime
         timers[i] = (struct test_timer){{.fire = note_timer}, rank, order, &fired};
-        assert_int_equal(
-            cg_timer_arm(reactor, &timers[i].timer, base + (uint64_t)rank * 20000U), 0);
+        assert_int_equal(cg_timer_arm(reactor, &timers[i].timer, base + (uint64_t)rank * 20000U),
+                         0);
     }
     run_until(reactor, &fired, COUNT);
     for (int i = 0; i < COUNT; i++) {
@@ -142,7 +142,7 @@ struct poster {
         struct cg_task task;
         struct poster *poster;
         int number;
-    } *tasks;
+    } * tasks;
     int next_expected;
     int *ran;
 };
@@ -271,8 +271,8 @@ static void deferred_work_runs_once_per_defer_and_may_defer_itself(void **state)
     cg_reactor_undefer(&never.deferred);
     assert_true(cg_reactor_progress(reactor) >= 0);
     assert_int_equal(once.runs, 1);
-    assert_in_range(many.runs, 1, 50);  // bounded in one iteration
-    run_until(reactor, &many.runs, 101);  // and the loop does not sleep meanwhile
+    assert_in_range(many.runs, 1, 50);   // bounded in one iteration
+    run_until(reactor, &many.runs, 101); // and the loop does not sleep meanwhile
     assert_int_equal(never.runs, 0);
 }
 
@@ -373,7 +373,8 @@ static void unwatch_is_final_even_with_events_under_way(void **state) {
         int calls = 0;
         for (int i = 0; i < 2; i++) {
             m[i] = calloc(1, sizeof(*m[i]));
-            m[i]->watch = (struct cg_watch){.fd = fd[i], .events = EPOLLIN, .ready = remove_the_other};
+            m[i]->watch =
+                (struct cg_watch){.fd = fd[i], .events = EPOLLIN, .ready = remove_the_other};
             m[i]->calls = &calls;
         }
         m[0]->other = &m[1];
@@ -400,7 +401,7 @@ static void unwatch_is_final_even_with_events_under_way(void **state) {
 
 static void hundreds_of_watches_before_the_first_run(void **state) {
     struct cg_reactor *reactor = *state;
-    enum { COUNT = 400 };  // more than the submission queue holds
+    enum { COUNT = 400 }; // more than the submission queue holds
     static struct test_watch w[COUNT];
     static int pair[COUNT][2];
     memset(w, 0, sizeof(w));
@@ -438,7 +439,7 @@ static void do_file(struct cg_reactor *reactor, struct test_op *op) {
     op->op.done = note_file;
     op->done = &done;
     cg_reactor_file(reactor, &op->op);
-    assert_int_equal(done, 0);  // never from inside the call
+    assert_int_equal(done, 0); // never from inside the call
     run_until(reactor, &done, 1);
 }
 
@@ -469,10 +470,10 @@ static void file_operations_of_every_kind(void **state) {
     op.op.opcode = CG_FILE_READ;
     op.iov = (struct iovec){in, sizeof(in)};
     do_file(reactor, &op);
-    assert_int_equal(op.op.result, sizeof(out));  // short: the end of the file
+    assert_int_equal(op.op.result, sizeof(out)); // short: the end of the file
     assert_string_equal(in, out);
-    static const enum cg_file_opcode plain[] = {CG_FILE_FDATASYNC, CG_FILE_FSYNC,
-                                                CG_FILE_FALLOCATE, CG_FILE_SYNC_RANGE};
+    static const enum cg_file_opcode plain[] = {CG_FILE_FDATASYNC, CG_FILE_FSYNC, CG_FILE_FALLOCATE,
+                                                CG_FILE_SYNC_RANGE};
     for (unsigned i = 0; i < 4; i++) {
         op.op.opcode = plain[i];
         op.op.offset = 0;
@@ -514,9 +515,12 @@ static void more_operations_than_the_depth_all_complete(void **state) {
         for (uint32_t i = 0; i < COUNT; i++) {
             values[i] = pass == 0 ? i : UINT32_MAX;
             ops[i].iov = (struct iovec){&values[i], 4};
-            ops[i].op = (struct cg_file_op){
-                .opcode = pass == 0 ? CG_FILE_WRITE : CG_FILE_READ,
-                .fd = fd, .iov = &ops[i].iov, .iovcnt = 1, .offset = 4 * i, .done = note_file};
+            ops[i].op = (struct cg_file_op){.opcode = pass == 0 ? CG_FILE_WRITE : CG_FILE_READ,
+                                            .fd = fd,
+                                            .iov = &ops[i].iov,
+                                            .iovcnt = 1,
+                                            .offset = 4 * i,
+                                            .done = note_file};
             ops[i].done = &done;
             cg_reactor_file(reactor, &ops[i].op);
         }
@@ -568,7 +572,7 @@ static void a_foreign_loop_is_woken_by_everything(void **state) {
 
     int order[4], fired = 0;
     struct test_timer t = {{.fire = note_timer}, 1, order, &fired};
-    for (int i = 1; i <= 3; i++) {  // armed outside of an iteration, sooner each time
+    for (int i = 1; i <= 3; i++) { // armed outside of an iteration, sooner each time
         uint64_t begin = cg_now_ns();
         uint64_t delay = (uint64_t)(40 - i * 10) * CG_NS_PER_MS;
         assert_int_equal(cg_timer_arm(reactor, &t.timer, begin + delay), 0);
@@ -600,8 +604,8 @@ static void a_foreign_loop_is_woken_by_everything(void **state) {
     int scratch = open_scratch(O_RDWR), done = 0;
     char byte = 'b';
     struct test_op op = {.iov = {&byte, 1}, .done = &done};
-    op.op = (struct cg_file_op){.opcode = CG_FILE_WRITE, .fd = scratch, .iov = &op.iov,
-                                .iovcnt = 1, .done = note_file};
+    op.op = (struct cg_file_op){
+        .opcode = CG_FILE_WRITE, .fd = scratch, .iov = &op.iov, .iovcnt = 1, .done = note_file};
     cg_reactor_file(reactor, &op.op);
     poll_until(reactor, fd, &done, 1);
     assert_int_equal(op.op.result, 1);
