@@ -124,6 +124,7 @@ cdef extern from "copygate.h" nogil:
         uint64_t redirects
         uint64_t timeouts
         uint64_t overloads
+        uint64_t local_reads
         uint64_t inflight
     void cg_volume_stats(const cg_volume *volume, cg_volume_stats_s *out)
 

@@ -38,6 +38,7 @@ class VolumeStats(NamedTuple):
     redirects: int
     timeouts: int
     overloads: int
+    local_reads: int
     inflight: int
 
 def version() -> str: ...

@@ -99,6 +99,8 @@ class VolumeStats(NamedTuple):
     redirects: int
     timeouts: int
     overloads: int
+    local_reads: int
+    """Of ``reads``: without a request, on the store's own machine."""
     inflight: int
 
 
@@ -406,6 +408,7 @@ cdef class Volume:
             redirects=stats.redirects,
             timeouts=stats.timeouts,
             overloads=stats.overloads,
+            local_reads=stats.local_reads,
             inflight=stats.inflight,
         )
 
