@@ -197,6 +197,7 @@ struct cg_volume_stats {
     uint64_t requests;                     // to chunkservers
     uint64_t retries, redirects, timeouts;
     uint64_t overloads;                    // answers OVERLOAD
+    uint64_t local_reads;                  // of `reads`: without a request, on the store's machine
     uint64_t inflight;                     // IOs at this moment
 };
 CG_API void cg_volume_stats(const struct cg_volume *volume, struct cg_volume_stats *out);

@@ -145,10 +145,11 @@ static uint64_t value(const _Atomic uint64_t *counter) {
 CG_API void cg_volume_stats(const struct cg_volume *volume, struct cg_volume_stats *out) {
     const struct vol_counters *counters = &volume->counters;
     *out = (struct cg_volume_stats){
-        .reads = value(&counters->reads),
+        .reads = value(&counters->reads) + value(&counters->local_reads),
         .writes = value(&counters->writes),
         .others = value(&counters->others),
-        .read_bytes = value(&counters->read_bytes),
+        .read_bytes = value(&counters->read_bytes) + value(&counters->local_bytes),
+        .local_reads = value(&counters->local_reads),
         .written_bytes = value(&counters->written_bytes),
         .errors = value(&counters->errors),
         .requests = value(&counters->requests),

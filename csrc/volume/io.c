@@ -242,6 +242,11 @@ void vol_io_begin(struct cg_volume *volume, struct cg_io *io) {
         vol_io_end(state, error);
         return;
     }
+    if (io->op == CG_OP_READ && io->iovcnt == 1 && io->done != cg_blocking_done &&
+        vol_local_read(volume, io->iov->iov_base, io->length, io->offset) == 0) {
+        vol_io_end(state, 0);
+        return;
+    }
     uint64_t timeout_ns =
         io->timeout_ms != 0 ? io->timeout_ms * CG_NS_PER_MS : volume->io_timeout_ns;
     transfer->deadline_ns = cg_reactor_now(volume->reactor) + timeout_ns;

@@ -2,6 +2,7 @@
 #include "volume/local_read.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +78,7 @@ struct cg_local_reader {
     _Atomic unsigned phase;
     struct local_chunk *retired_chunks;
     struct local_map *retired_maps;
+    atomic_bool closing;
     struct cg_timer timer; // knocks again; frees what was retired
 };
 
@@ -149,7 +151,7 @@ int cg_local_try(struct cg_local_reader *reader, uint64_t key, void *data, uint3
     atomic_fetch_add(&reader->readers[phase], 1);
     struct local_chunk *chunk = atomic_load(&reader->table[table_index(reader, key)]);
     int result = -EAGAIN;
-    if (chunk != NULL && chunk->key == key) {
+    if (!atomic_load(&reader->closing) && chunk != NULL && chunk->key == key) {
         result = read_and_check(chunk, data, offset, length);
     }
     atomic_fetch_sub(&reader->readers[phase], 1);
@@ -472,6 +474,10 @@ void cg_local_door_reset(struct cg_local_door *door) {
 
 void cg_local_reader_destroy(struct cg_local_reader *reader) {
     struct cg_list *node;
+    atomic_store(&reader->closing, true);
+    while (atomic_load(&reader->readers[0]) != 0 || atomic_load(&reader->readers[1]) != 0) {
+        sched_yield(); // readers do not block
+    }
     CG_LIST_FOREACH (position, &reader->doors) {
         cg_local_door_reset(CG_CONTAINER_OF(position, struct cg_local_door, node));
     }

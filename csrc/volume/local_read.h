@@ -25,7 +25,7 @@ struct cg_local_door;
 int cg_local_reader_create(struct cg_reactor *reactor, uint32_t chunk_blocks, unsigned chunks_max,
                            struct cg_local_reader **out);
 
-// Frees the doors too. No other thread may be inside cg_local_try any more.
+// Frees the doors too. Waits for threads inside cg_local_try; none may enter it any more.
 void cg_local_reader_destroy(struct cg_local_reader *reader);
 
 // The door of the chunkserver that serves requests at `address` ("ip:port"), knocked at once. That

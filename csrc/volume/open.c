@@ -71,6 +71,7 @@ static void finish(struct vol_opening *opening, int result) {
     opening->result = result;
     if (result == 0) {
         cg_list_push_back(&volume->client->volumes, &volume->node);
+        vol_local_open(volume);
         vol_session_begin(volume);
     }
     cg_waiter_done(volume->client, &opening->waiter);

@@ -243,6 +243,7 @@ static void send_now(struct vol_request *request) {
     }
     request->sent_to = server;
     request->in_flight = true;
+    vol_local_sending(request);
     cg_channel_call(server->channel, call);
 }
 
@@ -352,6 +353,7 @@ static void on_success(struct vol_request *request) {
         finish(request, -EIO);
         return;
     }
+    vol_local_answered(request);
     finish(request, 0);
 }
 
@@ -428,6 +430,7 @@ static void on_reply(struct cg_rpc_call *call) {
         refuse(request, 0, -EIO); // more data than was asked for
         return;
     }
+    vol_local_failed(request);
     if (status == -ETIMEDOUT) {
         vol_count(&volume->counters.timeouts, 1);
         request->timeouts++;

@@ -88,6 +88,9 @@ static int run(struct cg_volume *volume, struct cg_io *io) {
 }
 
 CG_API int cg_pread(struct cg_volume *volume, void *data, uint64_t length, uint64_t offset) {
+    if (vol_local_read(volume, data, length, offset) == 0) {
+        return 0;
+    }
     struct iovec iov = {data, length};
     struct cg_io io;
     io.op = CG_OP_READ;

@@ -137,6 +137,7 @@ static void on_return_time(struct cg_timer *timer) {
     struct cg_mds_call *call = &holder->mds;
     segment->call = call;
     segment->state = VOL_SEGMENT_RETURNING;
+    vol_local_forget(segment);
     call->mds = &volume->client->mds;
     call->op = CG_MDS_DEALLOCATE;
     call->path = volume->path;

@@ -9,6 +9,7 @@
 //   segment.c    which chunks a segment has; allocation on the first write
 //   request.c    sends one request, understands the answer, sends it again
 //   copyset.c    where a copyset's leader is
+//   shortcut.c   reads without a request, on the chunkserver's own machine (local_read.c)
 //   session.c    opening, the lease, the epoch, closing
 //   trim.c       which blocks of a segment are trimmed; giving whole segments back
 //
@@ -178,6 +179,8 @@ struct vol_request {
     bool waiting;  // for a leader
     bool paused;   // for the lease
     uint32_t mismatch;  // COMPARE_AND_WRITE
+    struct cg_local_door *door;  // READ: the way around requests at this server, or NULL
+    uint64_t generation;         // of its map, when the request left
     int iovcnt;
     struct iovec *iov_heap;  // when iov is too small
     struct iovec iov[VOL_REQUEST_IOV];
@@ -341,6 +344,7 @@ void vol_trim_free(struct vol_segment *segment);
 // Counters with one writer at a time; other threads read them.
 struct vol_counters {
     _Atomic uint64_t reads, writes, others, read_bytes, written_bytes, errors;
+    _Atomic uint64_t local_reads, local_bytes;  // without a request; any thread counts
     _Atomic uint64_t requests, retries, redirects, timeouts, overloads, inflight;
 };
 
@@ -394,9 +398,9 @@ struct cg_volume {
 
     int fenced;  // 0, or the errno of all IO from now on
     bool closing;
-    bool leased;  // a lease was ever granted
+    atomic_bool leased;  // a lease was ever granted
     uint64_t lease_ns;
-    uint64_t lease_end_boot_ns;  // IO pauses from here on, CLOCK_BOOTTIME
+    _Atomic uint64_t lease_end_boot_ns;  // IO pauses from here on, CLOCK_BOOTTIME
     char session[CG_MDS_SESSION_MAX];
     struct cg_mds_call session_call;
     struct cg_timer session_timer;
@@ -406,6 +410,7 @@ struct cg_volume {
     uint64_t ios;  // begun and not completed
     void (*drained)(struct cg_volume *volume);
 
+    struct cg_local_reader *local;  // NULL: all reads go by request
     struct vol_counters counters;
     uint32_t random;  // jitter
 };
@@ -414,6 +419,22 @@ struct cg_volume {
 static inline bool vol_lease_ok(const struct cg_volume *volume) {
     return !volume->leased || cg_boottime_ns() < volume->lease_end_boot_ns;
 }
+
+// ---- Reads without a request
+
+void vol_local_open(struct cg_volume *volume);
+void vol_local_close(struct cg_volume *volume);
+
+// Any thread: 0, or -EAGAIN when it takes a request.
+int vol_local_read(struct cg_volume *volume, void *data, uint64_t length, uint64_t offset);
+
+// A request leaves, has succeeded, has failed without an answer.
+void vol_local_sending(struct vol_request *request);
+void vol_local_answered(struct vol_request *request);
+void vol_local_failed(struct vol_request *request);
+
+// The segment's chunks are about to become others.
+void vol_local_forget(const struct vol_segment *segment);
 
 // All IO fails from now on.
 void vol_fence(struct cg_volume *volume, int error, const char *why);

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Ties local reads (local_read.c) to a volume: which chunk an offset is in, when a chunkserver's door may
+// be trusted, when a mapping ends. See docs/decisions/0005-local-reads.md.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "volume/local_read.h"
+#include "volume/volume.h"
+
+// For measurements of the request path, and for whoever distrusts the shortcut.
+#define SWITCH "COPYGATE_LOCAL_READS"
+
+void vol_local_open(struct cg_volume *volume) {
+    const char *setting = getenv(SWITCH);
+    if (!volume->native || (setting != NULL && strcmp(setting, "off") == 0)) {
+        return;
+    }
+    uint32_t blocks = (uint32_t)(volume->layout.chunk_size / VOL_BLOCK);
+    int error = cg_local_reader_create(volume->reactor, blocks, 0, &volume->local);
+    if (error != 0) {
+        volume->local = NULL;
+        cg_log(CG_LOG_INFO, "%s: all reads go by request: %s", volume->path, strerror(-error));
+    }
+}
+
+void vol_local_close(struct cg_volume *volume) {
+    if (volume->local != NULL) {
+        cg_local_reader_destroy(volume->local);
+        volume->local = NULL;
+    }
+}
+
+int vol_local_read(struct cg_volume *volume, void *data, uint64_t length, uint64_t offset) {
+    uint64_t size = atomic_load_explicit(&volume->size, memory_order_relaxed);
+    if (volume->local == NULL || length == 0 || offset > size || length > size - offset ||
+        !vol_lease_ok(volume)) {
+        return -EAGAIN;
+    }
+    struct cg_piece piece;
+    cg_split_next(&volume->layout, offset, length, VOL_REQUEST_NATIVE, &piece);
+    if (piece.length != length ||
+        cg_local_try(volume->local, piece.chunk_index, data, piece.chunk_offset, piece.length) != 0) {
+        return -EAGAIN;
+    }
+    atomic_fetch_add_explicit(&volume->counters.local_reads, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&volume->counters.local_bytes, length, memory_order_relaxed);
+    return 0;
+}
+
+void vol_local_sending(struct vol_request *request) {
+    struct cg_volume *volume = request->volume;
+    request->door = NULL;
+    if (volume->local != NULL && request->kind == VOL_READ) {
+        request->door = cg_local_door_get(volume->local, request->sent_to->address);
+        if (request->door != NULL) {
+            request->generation = cg_local_door_generation(request->door);
+        }
+    }
+}
+
+void vol_local_answered(struct vol_request *request) {
+    if (request->door == NULL) {
+        return;
+    }
+    const struct cg_volume *volume = request->volume;
+    uint64_t key = request->segment->index * volume->chunks_per_segment +
+                   request->segment_offset / volume->layout.chunk_size;
+    cg_local_door_accepted(request->door, request->generation);
+    cg_local_want(request->door, key, request->copyset->pool, request->copyset->id,
+                  request->chunk_id);
+}
+
+void vol_local_failed(struct vol_request *request) {
+    if (request->door != NULL) {
+        cg_local_door_reset(request->door);
+    }
+}
+
+void vol_local_forget(const struct vol_segment *segment) {
+    const struct cg_volume *volume = segment->volume;
+    if (volume->local == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < volume->chunks_per_segment; i++) {
+        cg_local_forget(volume->local, segment->index * volume->chunks_per_segment + i);
+    }
+}
