@@ -8,6 +8,7 @@ gRPC status.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +19,7 @@ import grpc.aio
 from gateway.errors import ConfigError, ProtocolError, StorageError
 from gateway.mds.refusal import ClusterRefusalError
 from gateway.rpc.endpoint import Endpoint
-from gateway.rpc.server import remove_stale_socket
+from gateway.rpc.server import bind_error, remove_stale_socket
 from gateway.rpc.service import Method, Peer, decode_message
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class GrpcServer:
         """Binds; returns the endpoint bound. Raises BusyError or ConfigError."""
         if endpoint.is_unix:
             await remove_stale_socket(endpoint)
+        else:
+            await _probe(endpoint)
         try:
             port = self._server.add_insecure_port(endpoint.grpc_target)
         except RuntimeError as error:
@@ -67,6 +70,18 @@ class GrpcServer:
 
     async def close(self, grace_s: float = 1.0) -> None:
         await self._server.stop(grace_s)
+
+
+async def _probe(endpoint: Endpoint) -> None:
+    """Refuses an address that cannot be bound with its reason, which gRPC only prints."""
+    try:
+        server = await asyncio.start_server(
+            lambda _, writer: writer.close(), endpoint.host, endpoint.port, start_serving=False
+        )
+    except OSError as error:
+        raise bind_error(endpoint, error) from error
+    server.close()
+    await server.wait_closed()
 
 
 def _handler(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
