@@ -139,5 +139,4 @@ def chunkserver(
             app.emit(ready, lambda: click.echo(f"chunkserver {host.id} ready at {host.address}"))
             await stopper.wait()
 
-    with exclusive(folder, "the chunkserver's folder"):
-        run_daemon(run)
+    run_daemon(run)  # the engine holds the folder's lock itself
