@@ -11,20 +11,12 @@
 #include <sys/random.h>
 
 #include "base/log.h"
-
-// A window over a segment file. Whole batches are looked at in place.
-struct reader {
-    struct cg_disk *disk;
-    const struct wal_segment *segment;
-    uint8_t *buffer; // WAL_BATCH_MAX bytes
-    uint64_t start;  // file offset of the buffer's first byte
-    uint64_t length; // valid bytes
-};
+#include "chunkserver/wal_reader.h"
 
 struct recovery {
     struct wal_segments *set;
     const struct cg_wal_replay *replay;
-    struct reader reader;
+    struct wal_reader reader;
     struct wal_segment **segments; // every file with a used header, by sequence
     size_t count, capacity;
     struct cg_list doubtful; // files whose header does not check out
@@ -61,88 +53,6 @@ static int grow(void *array, size_t *capacity, size_t count, size_t item) {
     *slot = bigger;
     *capacity = wanted;
     return 0;
-}
-
-// ---- Reading
-
-// Points `*out` at `length` bytes at `offset`; NULL when the file ends before.
-static int reader_get(struct reader *reader, const struct wal_segment *segment, uint64_t offset,
-                      uint64_t length, const uint8_t **out) {
-    *out = NULL;
-    assert(length <= WAL_BATCH_MAX);
-    if (offset > segment->size || segment->size - offset < length) {
-        return 0;
-    }
-    bool inside = reader->segment == segment && offset >= reader->start &&
-                  offset + length <= reader->start + reader->length;
-    if (!inside) {
-        uint64_t want = segment->size - offset;
-        if (want > WAL_BATCH_MAX) {
-            want = WAL_BATCH_MAX;
-        }
-        reader->segment = NULL;
-        int64_t n =
-            reader->disk->ops->read(reader->disk, segment->handle, reader->buffer, want, offset);
-        if (n < 0) {
-            return (int)n;
-        }
-        reader->segment = segment;
-        reader->start = offset;
-        reader->length = (uint64_t)n;
-        if ((uint64_t)n < length) {
-            return 0;
-        }
-    }
-    *out = reader->buffer + (offset - reader->start);
-    return 0;
-}
-
-struct batch_view {
-    struct wal_batch_header header;
-    const uint8_t *region;
-    const uint8_t *payload;
-};
-
-static uint64_t offset_of(const struct wal_segment *segment, uint64_t lsn) {
-    return CG_WAL_BLOCK + (lsn - segment->header.start_lsn);
-}
-
-// Looks for a batch header with a right checksum at `lsn`. Returns 1 with `view` (payload not
-// looked at and not set), 0 if there is none, or -errno.
-static int region_at(struct recovery *r, const struct wal_segment *segment, uint64_t lsn,
-                     struct batch_view *view) {
-    uint64_t offset = offset_of(segment, lsn);
-    const uint8_t *block;
-    int status = reader_get(&r->reader, segment, offset, CG_WAL_BLOCK, &block);
-    if (status < 0 || block == NULL) {
-        return status;
-    }
-    struct wal_batch_header *header = &view->header;
-    if (!wal_batch_peek(block, header) || header->sequence != segment->header.sequence ||
-        header->incarnation != segment->header.incarnation || header->lsn != lsn) {
-        return 0;
-    }
-    status = reader_get(&r->reader, segment, offset, header->region, &view->region);
-    if (status < 0 || view->region == NULL) {
-        return status;
-    }
-    return wal_batch_region_valid(header, r->set->uuid, view->region) ? 1 : 0;
-}
-
-// As region_at, for the whole batch.
-static int batch_at(struct recovery *r, const struct wal_segment *segment, uint64_t lsn,
-                    struct batch_view *view) {
-    int status = region_at(r, segment, lsn, view);
-    if (status <= 0) {
-        return status;
-    }
-    status = reader_get(&r->reader, segment, offset_of(segment, lsn),
-                        wal_batch_total(&view->header), &view->region);
-    if (status < 0 || view->region == NULL) {
-        return status;
-    }
-    view->payload = view->region + view->header.region;
-    return wal_batch_verify(&view->header, view->region, view->payload) == 0 ? 1 : 0;
 }
 
 static int read_failed(struct recovery *r, const struct wal_segment *segment, int status) {
@@ -217,13 +127,13 @@ static int load_one(struct recovery *r, uint32_t slot) {
                     strerror(-status));
     }
     const uint8_t *block;
-    status = reader_get(&r->reader, segment, 0, CG_WAL_BLOCK, &block);
+    status = wal_reader_get(&r->reader, segment, 0, CG_WAL_BLOCK, &block);
     if (status < 0) {
         cg_list_push_back(&r->doubtful, &segment->node);
         return read_failed(r, segment, status);
     }
     int header = block == NULL ? -ENODATA : wal_segment_header_decode(block, &segment->header);
-    r->reader.segment = NULL; // the memory of `segment` may be reused for another
+    wal_reader_forget(&r->reader); // the memory of `segment` may be reused for another
     return classify(r, segment, header);
 }
 
@@ -294,7 +204,7 @@ static int find_first(struct recovery *r, uint64_t from, size_t *out) {
 static int check_doubtful(struct recovery *r, struct wal_segment *segment) {
     uint64_t newest = r->count != 0 ? r->segments[r->count - 1]->header.sequence : 0;
     const uint8_t *region;
-    int status = reader_get(&r->reader, segment, CG_WAL_BLOCK, CG_WAL_BLOCK, &region);
+    int status = wal_reader_get(&r->reader, segment, CG_WAL_BLOCK, CG_WAL_BLOCK, &region);
     if (status < 0) {
         return read_failed(r, segment, status);
     }
@@ -304,7 +214,7 @@ static int check_doubtful(struct recovery *r, struct wal_segment *segment) {
     }
     bool valid = true; // no header left to know the log's uuid by: take it at its word
     if (r->count != 0) {
-        status = reader_get(&r->reader, segment, CG_WAL_BLOCK, header.region, &region);
+        status = wal_reader_get(&r->reader, segment, CG_WAL_BLOCK, header.region, &region);
         if (status < 0) {
             return read_failed(r, segment, status);
         }
@@ -330,7 +240,7 @@ static int check_all_doubtful(struct recovery *r) {
 
 // Only once the whole log has been found good: until then the file may be evidence.
 static void release_doubtful(struct recovery *r) {
-    r->reader.segment = NULL;
+    wal_reader_forget(&r->reader);
     struct cg_list *node;
     while ((node = cg_list_pop_front(&r->doubtful)) != NULL) {
         struct wal_segment *segment = CG_CONTAINER_OF(node, struct wal_segment, node);
@@ -344,7 +254,7 @@ static void release_doubtful(struct recovery *r) {
 
 // ---- Replay
 
-static int report(struct recovery *r, const struct batch_view *view) {
+static int report(struct recovery *r, const struct wal_batch_view *view) {
     uint32_t position = WAL_BATCH_HEADER_SIZE;
     uint32_t offset = 0;
     for (uint32_t i = 0; i < view->header.record_count; i++) {
@@ -368,8 +278,8 @@ static int report(struct recovery *r, const struct batch_view *view) {
 // Replays one segment from `*lsn` to its end or the first bad batch. `*lsn` is moved on.
 static int replay_segment(struct recovery *r, const struct wal_segment *segment, uint64_t *lsn) {
     while (*lsn < segment->end_lsn) {
-        struct batch_view view;
-        int status = batch_at(r, segment, *lsn, &view);
+        struct wal_batch_view view;
+        int status = wal_batch_at(&r->reader, segment, *lsn, &view);
         if (status < 0) {
             return read_failed(r, segment, status);
         }
@@ -378,7 +288,8 @@ static int replay_segment(struct recovery *r, const struct wal_segment *segment,
         }
         if (wal_batch_total(&view.header) > segment->end_lsn - *lsn) {
             return fail(r, -EBADMSG, "%s/segment-%06u: the batch at offset %llu crosses the cut",
-                        WAL_FOLDER, segment->slot, (unsigned long long)offset_of(segment, *lsn));
+                        WAL_FOLDER, segment->slot,
+                        (unsigned long long)wal_offset_of(segment, *lsn));
         }
         status = report(r, &view);
         if (status < 0) {
@@ -397,8 +308,8 @@ static int evidence_in(struct recovery *r, const struct wal_segment *segment, ui
         end = segment->end_lsn;
     }
     for (; lsn < end; lsn += CG_WAL_BLOCK) {
-        struct batch_view view;
-        int status = region_at(r, segment, lsn, &view);
+        struct wal_batch_view view;
+        int status = wal_region_at(&r->reader, segment, lsn, &view);
         if (status < 0) {
             return read_failed(r, segment, status);
         }
@@ -428,7 +339,7 @@ static int judge(struct recovery *r, size_t at, uint64_t bad) {
         r, -EBADMSG,
         "%s/segment-%06u is corrupt at offset %llu (log position %llu): the log was durable "
         "up to %llu",
-        WAL_FOLDER, r->segments[at]->slot, (unsigned long long)offset_of(r->segments[at], bad),
+        WAL_FOLDER, r->segments[at]->slot, (unsigned long long)wal_offset_of(r->segments[at], bad),
         (unsigned long long)bad, (unsigned long long)durable);
 }
 
@@ -480,8 +391,8 @@ static int choose_reuse(struct recovery *r, uint64_t end, struct wal_recovered *
     }
     // A whole stale batch behind a header that is being rewritten would look as if the header had
     // rotted, should the rewrite be torn.
-    struct batch_view view;
-    int status = region_at(r, last, last->header.start_lsn, &view);
+    struct wal_batch_view view;
+    int status = wal_region_at(&r->reader, last, last->header.start_lsn, &view);
     if (status != 0) {
         return status < 0 ? read_failed(r, last, status) : 0;
     }
@@ -555,7 +466,7 @@ static void recovery_free(struct recovery *r) {
     cg_list_splice_back(&r->set->live, &r->doubtful);
     free(r->segments);
     free(r->slots);
-    free(r->reader.buffer);
+    wal_reader_destroy(&r->reader);
 }
 
 int wal_recover(struct wal_segments *set, const struct cg_wal_replay *replay,
@@ -564,9 +475,8 @@ int wal_recover(struct wal_segments *set, const struct cg_wal_replay *replay,
     cg_list_init(&r.doubtful);
     memset(out, 0, sizeof(*out));
     out->incarnation = 1;
-    r.reader.disk = set->disk;
-    r.reader.buffer = aligned_alloc(CG_WAL_BLOCK, WAL_BATCH_MAX);
-    int status = r.reader.buffer != NULL ? load(&r) : fail(&r, -ENOMEM, "out of memory");
+    int status = wal_reader_init(&r.reader, set);
+    status = status == 0 ? load(&r) : fail(&r, status, "out of memory");
     if (status == 0) {
         status = check_all_doubtful(&r);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-#include "simdisk.h"
+#include "simdisk_internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -9,313 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HANDLES_MAX      256
-#define PATH_SIZE        96U
-#define DIRECT_ALIGNMENT 4096U
-
-// A write that is not known to be on the medium.
-struct unsynced {
-    struct cg_list node;
-    uint64_t offset;
-    uint64_t length;
-    uint64_t order;
-    uint8_t data[];
-};
-
-struct inode {
-    struct cg_list node;
-    uint32_t links; // names in either namespace, and open handles
-    uint64_t size;  // as seen
-    uint64_t durable_size;
-    uint64_t capacity; // of the arrays
-    uint8_t *seen;
-    uint8_t *durable;
-    uint64_t *sector_order; // of the write that each durable sector holds
-    struct cg_list unsynced;
-};
-
-struct name {
-    struct cg_list node;
-    char path[PATH_SIZE];
-    bool folder;
-    struct inode *inode; // NULL for a folder
-};
-
-enum change_kind { CHANGE_ADD, CHANGE_REMOVE, CHANGE_RENAME };
-
-// A directory operation that is not known to be on the medium.
-struct change {
-    struct cg_list node;
-    enum change_kind kind;
-    char path[PATH_SIZE];
-    char to[PATH_SIZE];
-    bool folder;
-    struct inode *inode;
-};
-
-struct handle {
-    struct inode *inode;
-    int flags;
-};
-
-struct simdisk {
-    struct cg_disk base;
-    struct simdisk_options options;
-    uint64_t random;
-    uint64_t order;
-    uint64_t writes;
-    struct cg_list inodes;
-    struct cg_list seen;    // names
-    struct cg_list durable; // names
-    struct cg_list changes;
-    struct handle handles[HANDLES_MAX];
-    struct cg_list queue;
-    unsigned queued;
-    int write_error, sync_error;
-    unsigned write_error_in, sync_error_in;
-    bool write_error_sticky;
-    unsigned delay;
-    bool off_armed, off; // simdisk_power_off
-    unsigned off_in;
-};
-
 static struct simdisk *sim_of(struct cg_disk *disk) {
     return (struct simdisk *)disk;
-}
-
-static void *must(void *memory) {
-    if (memory == NULL) {
-        abort();
-    }
-    return memory;
-}
-
-// splitmix64
-uint64_t simdisk_random(struct simdisk *sim) {
-    uint64_t z = (sim->random += UINT64_C(0x9e3779b97f4a7c15));
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-static bool coin(struct simdisk *sim) {
-    return (simdisk_random(sim) >> 40 & 1) != 0;
-}
-
-// ---- Inodes
-
-static void inode_unref(struct inode *inode) {
-    if (inode == NULL || --inode->links != 0) {
-        return;
-    }
-    struct cg_list *node;
-    while ((node = cg_list_pop_front(&inode->unsynced)) != NULL) {
-        free(CG_CONTAINER_OF(node, struct unsynced, node));
-    }
-    cg_list_remove(&inode->node);
-    free(inode->seen);
-    free(inode->durable);
-    free(inode->sector_order);
-    free(inode);
-}
-
-static struct inode *inode_create(struct simdisk *sim) {
-    struct inode *inode = must(calloc(1, sizeof(*inode)));
-    cg_list_init(&inode->unsynced);
-    cg_list_push_back(&sim->inodes, &inode->node);
-    return inode;
-}
-
-static void inode_reserve(const struct simdisk *sim, struct inode *inode, uint64_t size) {
-    if (size <= inode->capacity) {
-        return;
-    }
-    uint64_t capacity = inode->capacity * 2 > size ? inode->capacity * 2 : size;
-    capacity = (capacity + 4095U) & ~UINT64_C(4095);
-    uint64_t sectors = capacity / sim->options.sector;
-    uint64_t before = inode->capacity / sim->options.sector;
-    inode->seen = must(realloc(inode->seen, capacity));
-    inode->durable = must(realloc(inode->durable, capacity));
-    inode->sector_order = must(realloc(inode->sector_order, sectors * sizeof(uint64_t)));
-    memset(inode->seen + inode->capacity, 0, capacity - inode->capacity);
-    memset(inode->durable + inode->capacity, 0, capacity - inode->capacity);
-    memset(inode->sector_order + before, 0, (sectors - before) * sizeof(uint64_t));
-    inode->capacity = capacity;
-}
-
-uint64_t simdisk_used(const struct simdisk *sim) {
-    uint64_t used = 0;
-    CG_LIST_FOREACH (node, &sim->seen) {
-        const struct name *name = CG_CONTAINER_OF(node, struct name, node);
-        used += name->inode != NULL ? name->inode->size : 0;
-    }
-    return used;
-}
-
-static int inode_extend(struct simdisk *sim, struct inode *inode, uint64_t size) {
-    if (size <= inode->size) {
-        return 0;
-    }
-    uint64_t limit = sim->options.capacity_bytes;
-    if (limit != 0 && simdisk_used(sim) + (size - inode->size) > limit) {
-        return -ENOSPC;
-    }
-    inode_reserve(sim, inode, size);
-    inode->size = size;
-    return 0;
-}
-
-// Puts one sector of a write on the medium, unless what is there is newer.
-static void settle_sector(const struct simdisk *sim, struct inode *inode,
-                          const struct unsynced *write, uint64_t sector) {
-    uint64_t start = sector * sim->options.sector;
-    uint64_t end = start + sim->options.sector;
-    uint64_t from = start > write->offset ? start : write->offset;
-    uint64_t to = end < write->offset + write->length ? end : write->offset + write->length;
-    if (inode->sector_order[sector] > write->order) {
-        return;
-    }
-    memcpy(inode->durable + from, write->data + (from - write->offset), to - from);
-    inode->sector_order[sector] = write->order;
-}
-
-enum settle { SETTLE_WHOLE, SETTLE_TORN };
-
-static void settle(struct simdisk *sim, struct inode *inode, const struct unsynced *write,
-                   enum settle how) {
-    uint64_t first = write->offset / sim->options.sector;
-    uint64_t last = (write->offset + write->length - 1) / sim->options.sector;
-    // Half of the torn writes are a prefix, as most are; the others have any sectors missing.
-    bool prefix = how == SETTLE_TORN && coin(sim);
-    uint64_t kept = prefix ? first + simdisk_random(sim) % (last - first + 2) : last + 1;
-    for (uint64_t s = first; s <= last && s < kept; s++) {
-        if (how == SETTLE_WHOLE || prefix || coin(sim)) {
-            settle_sector(sim, inode, write, s);
-        }
-    }
-    if (inode->durable_size < write->offset + write->length) {
-        inode->durable_size = write->offset + write->length;
-    }
-}
-
-static void inode_sync(struct simdisk *sim, struct inode *inode) {
-    struct cg_list *node;
-    while ((node = cg_list_pop_front(&inode->unsynced)) != NULL) {
-        struct unsynced *write = CG_CONTAINER_OF(node, struct unsynced, node);
-        settle(sim, inode, write, SETTLE_WHOLE);
-        free(write);
-    }
-    inode->durable_size = inode->size;
-}
-
-static struct unsynced *unsynced_create(struct simdisk *sim, uint64_t offset, uint64_t length) {
-    struct unsynced *write = must(malloc(sizeof(*write) + length));
-    write->offset = offset;
-    write->length = length;
-    write->order = ++sim->order;
-    cg_list_init(&write->node);
-    return write;
-}
-
-// ---- Names
-
-static struct name *find(const struct cg_list *names, const char *path) {
-    CG_LIST_FOREACH (node, names) {
-        struct name *name = CG_CONTAINER_OF(node, struct name, node);
-        if (strcmp(name->path, path) == 0) {
-            return name;
-        }
-    }
-    return NULL;
-}
-
-static void name_add(struct cg_list *names, const char *path, struct inode *inode, bool folder) {
-    struct name *name = must(calloc(1, sizeof(*name)));
-    snprintf(name->path, sizeof(name->path), "%s", path);
-    name->folder = folder;
-    name->inode = inode;
-    if (inode != NULL) {
-        inode->links++;
-    }
-    cg_list_push_back(names, &name->node);
-}
-
-static void name_remove(struct name *name) {
-    cg_list_remove(&name->node);
-    inode_unref(name->inode);
-    free(name);
-}
-
-static void names_clear(struct cg_list *names) {
-    while (!cg_list_empty(names)) {
-        name_remove(CG_CONTAINER_OF(names->next, struct name, node));
-    }
-}
-
-static void names_copy(struct cg_list *to, const struct cg_list *from) {
-    CG_LIST_FOREACH (node, from) {
-        const struct name *name = CG_CONTAINER_OF(node, struct name, node);
-        name_add(to, name->path, name->inode, name->folder);
-    }
-}
-
-static void names_rename(struct cg_list *names, const char *from, const char *to) {
-    struct name *name = find(names, from);
-    if (name == NULL) {
-        return;
-    }
-    struct name *target = find(names, to);
-    if (target != NULL && target != name) {
-        name_remove(target);
-    }
-    snprintf(name->path, sizeof(name->path), "%s", to);
-}
-
-static void change_note(struct simdisk *sim, enum change_kind kind, const char *path,
-                        const char *to, struct inode *inode, bool folder) {
-    struct change *change = must(calloc(1, sizeof(*change)));
-    change->kind = kind;
-    snprintf(change->path, sizeof(change->path), "%s", path);
-    snprintf(change->to, sizeof(change->to), "%s", to != NULL ? to : "");
-    change->inode = inode;
-    change->folder = folder;
-    if (inode != NULL) {
-        inode->links++;
-    }
-    cg_list_push_back(&sim->changes, &change->node);
-}
-
-static void change_settle(struct simdisk *sim, const struct change *change) {
-    struct name *name = find(&sim->durable, change->path);
-    switch (change->kind) {
-    case CHANGE_ADD:
-        if (name != NULL) {
-            name_remove(name);
-        }
-        name_add(&sim->durable, change->path, change->inode, change->folder);
-        break;
-    case CHANGE_REMOVE:
-        if (name != NULL) {
-            name_remove(name);
-        }
-        break;
-    case CHANGE_RENAME:
-        names_rename(&sim->durable, change->path, change->to);
-        break;
-    }
-}
-
-static void change_free(struct change *change) {
-    cg_list_remove(&change->node);
-    inode_unref(change->inode);
-    free(change);
-}
-
-// The folder of a path: its length up to the last slash.
-static bool in_folder(const char *path, const char *folder) {
-    const char *slash = strrchr(path, '/');
-    size_t length = slash != NULL ? (size_t)(slash - path) : 0;
-    return strlen(folder) == length && strncmp(path, folder, length) == 0;
 }
 
 // ---- Operations
@@ -340,7 +35,7 @@ static int sim_open(struct cg_disk *disk, const char *path, int flags) {
     if ((flags & O_DIRECT) != 0 && sim->options.refuse_direct) {
         return -EINVAL;
     }
-    struct name *name = find(&sim->seen, path);
+    struct name *name = simdisk_find(&sim->seen, path);
     if (name != NULL && name->folder) {
         return -EISDIR;
     }
@@ -364,9 +59,9 @@ static int sim_open(struct cg_disk *disk, const char *path, int flags) {
     if (name != NULL) {
         inode = name->inode;
     } else {
-        inode = inode_create(sim);
-        name_add(&sim->seen, path, inode, false);
-        change_note(sim, CHANGE_ADD, path, NULL, inode, false);
+        inode = simdisk_inode_create(sim);
+        simdisk_name_add(&sim->seen, path, inode, false);
+        simdisk_change_note(sim, CHANGE_ADD, path, NULL, inode, false);
     }
     inode->links++;
     sim->handles[handle].inode = inode;
@@ -381,26 +76,26 @@ static struct handle *handle_of(struct simdisk *sim, int handle) {
 
 static void sim_close(struct cg_disk *disk, int handle) {
     struct handle *h = handle_of(sim_of(disk), handle);
-    inode_unref(h->inode);
+    simdisk_inode_unref(h->inode);
     h->inode = NULL;
 }
 
 static int sim_rename(struct cg_disk *disk, const char *from, const char *to) {
     struct simdisk *sim = sim_of(disk);
-    if (find(&sim->seen, from) == NULL) {
+    if (simdisk_find(&sim->seen, from) == NULL) {
         return -ENOENT;
     }
     if (power(sim) != POWER_ON) {
         return -EIO;
     }
-    names_rename(&sim->seen, from, to);
-    change_note(sim, CHANGE_RENAME, from, to, NULL, false);
+    simdisk_names_rename(&sim->seen, from, to);
+    simdisk_change_note(sim, CHANGE_RENAME, from, to, NULL, false);
     return 0;
 }
 
 static int sim_unlink(struct cg_disk *disk, const char *path) {
     struct simdisk *sim = sim_of(disk);
-    struct name *name = find(&sim->seen, path);
+    struct name *name = simdisk_find(&sim->seen, path);
     if (name == NULL) {
         return -ENOENT;
     }
@@ -410,22 +105,22 @@ static int sim_unlink(struct cg_disk *disk, const char *path) {
     if (power(sim) != POWER_ON) {
         return -EIO;
     }
-    name_remove(name);
-    change_note(sim, CHANGE_REMOVE, path, NULL, NULL, false);
+    simdisk_name_remove(name);
+    simdisk_change_note(sim, CHANGE_REMOVE, path, NULL, NULL, false);
     return 0;
 }
 
 static int sim_mkdir(struct cg_disk *disk, const char *path) {
     struct simdisk *sim = sim_of(disk);
-    const struct name *name = find(&sim->seen, path);
+    const struct name *name = simdisk_find(&sim->seen, path);
     if (name != NULL) {
         return name->folder ? 0 : -ENOTDIR;
     }
     if (power(sim) != POWER_ON) {
         return -EIO;
     }
-    name_add(&sim->seen, path, NULL, true);
-    change_note(sim, CHANGE_ADD, path, NULL, NULL, true);
+    simdisk_name_add(&sim->seen, path, NULL, true);
+    simdisk_change_note(sim, CHANGE_ADD, path, NULL, NULL, true);
     return 0;
 }
 
@@ -446,10 +141,10 @@ static int sim_sync_directory(struct cg_disk *disk, const char *path) {
     }
     CG_LIST_FOREACH_SAFE (node, next, &sim->changes) {
         struct change *change = CG_CONTAINER_OF(node, struct change, node);
-        if (in_folder(change->path, path) ||
-            (change->kind == CHANGE_RENAME && in_folder(change->to, path))) {
-            change_settle(sim, change);
-            change_free(change);
+        if (simdisk_in_folder(change->path, path) ||
+            (change->kind == CHANGE_RENAME && simdisk_in_folder(change->to, path))) {
+            simdisk_change_settle(sim, change);
+            simdisk_change_free(change);
         }
     }
     return 0;
@@ -458,17 +153,17 @@ static int sim_sync_directory(struct cg_disk *disk, const char *path) {
 static int sim_list(struct cg_disk *disk, const char *path,
                     int (*each)(void *context, const char *name), void *context) {
     struct simdisk *sim = sim_of(disk);
-    if (path[0] != '\0' && find(&sim->seen, path) == NULL) {
+    if (path[0] != '\0' && simdisk_find(&sim->seen, path) == NULL) {
         return -ENOENT;
     }
     // The callback may change the folder: walk over a copy.
     struct cg_list copy;
     cg_list_init(&copy);
-    names_copy(&copy, &sim->seen);
+    simdisk_names_copy(&copy, &sim->seen);
     int status = 0;
     CG_LIST_FOREACH (node, &copy) {
         const struct name *name = CG_CONTAINER_OF(node, struct name, node);
-        if (in_folder(name->path, path)) {
+        if (simdisk_in_folder(name->path, path)) {
             const char *slash = strrchr(name->path, '/');
             status = each(context, slash != NULL ? slash + 1 : name->path);
             if (status != 0) {
@@ -476,7 +171,7 @@ static int sim_list(struct cg_disk *disk, const char *path,
             }
         }
     }
-    names_clear(&copy);
+    simdisk_names_clear(&copy);
     return status;
 }
 
@@ -488,10 +183,10 @@ static int sim_truncate(struct cg_disk *disk, int handle, uint64_t length) {
     struct simdisk *sim = sim_of(disk);
     struct inode *inode = handle_of(sim, handle)->inode;
     if (length >= inode->size) {
-        return inode_extend(sim, inode, length);
+        return simdisk_inode_extend(sim, inode, length);
     }
     // Shrinking settles at once: that lost truncations come back is not modelled.
-    inode_sync(sim, inode);
+    simdisk_inode_sync(sim, inode);
     memset(inode->seen + length, 0, inode->size - length);
     memset(inode->durable + length, 0, inode->size - length);
     inode->size = length;
@@ -501,7 +196,7 @@ static int sim_truncate(struct cg_disk *disk, int handle, uint64_t length) {
 
 static int sim_allocate(struct cg_disk *disk, int handle, uint64_t offset, uint64_t length) {
     struct simdisk *sim = sim_of(disk);
-    return inode_extend(sim, handle_of(sim, handle)->inode, offset + length);
+    return simdisk_inode_extend(sim, handle_of(sim, handle)->inode, offset + length);
 }
 
 static void check_alignment(const struct handle *h, const void *data, uint64_t length,
@@ -538,7 +233,7 @@ static uint64_t iov_length(const struct iovec *iov, int iovcnt) {
 
 static struct unsynced *gather(struct simdisk *sim, const struct handle *h, const struct iovec *iov,
                                int iovcnt, uint64_t offset) {
-    struct unsynced *write = unsynced_create(sim, offset, iov_length(iov, iovcnt));
+    struct unsynced *write = simdisk_unsynced_create(sim, offset, iov_length(iov, iovcnt));
     uint64_t at = 0;
     for (int i = 0; i < iovcnt; i++) {
         check_alignment(h, iov[i].iov_base, iov[i].iov_len, offset);
@@ -575,7 +270,7 @@ static int64_t write_at(struct simdisk *sim, const struct handle *h, struct unsy
                         bool dsync) {
     struct inode *inode = h->inode;
     uint64_t length = write->length;
-    int status = length != 0 ? inode_extend(sim, inode, write->offset + length) : 0;
+    int status = length != 0 ? simdisk_inode_extend(sim, inode, write->offset + length) : 0;
     if (status < 0 || length == 0) {
         free(write);
         return status;
@@ -583,7 +278,7 @@ static int64_t write_at(struct simdisk *sim, const struct handle *h, struct unsy
     sim->writes++;
     write_visible(sim, inode, write);
     if (dsync) {
-        settle(sim, inode, write, SETTLE_WHOLE);
+        simdisk_settle(sim, inode, write, SETTLE_WHOLE);
         if (inode->durable_size < inode->size) {
             inode->durable_size = inode->size;
         }
@@ -612,7 +307,7 @@ static void leave_part(struct simdisk *sim, const struct cg_file_op *op) {
         uint64_t to = from + sim->options.sector;
         from = from > whole->offset ? from : whole->offset;
         to = to < whole->offset + whole->length ? to : whole->offset + whole->length;
-        struct unsynced *piece = unsynced_create(sim, from, to - from);
+        struct unsynced *piece = simdisk_unsynced_create(sim, from, to - from);
         memcpy(piece->data, whole->data + (from - whole->offset), to - from);
         write_visible(sim, h->inode, piece);
     }
@@ -643,7 +338,7 @@ static int sim_sync(struct cg_disk *disk, int handle) {
         error = -EIO;
     }
     if (error == 0) {
-        inode_sync(sim, handle_of(sim, handle)->inode);
+        simdisk_inode_sync(sim, handle_of(sim, handle)->inode);
     }
     return error;
 }
@@ -742,7 +437,7 @@ static void perform(struct simdisk *sim, struct cg_file_op *op) {
         } else {
             // Punching and zeroing read as zeros afterwards.
             const struct handle *h = handle_of(sim, op->fd);
-            struct unsynced *zeros = unsynced_create(sim, op->offset, op->length);
+            struct unsynced *zeros = simdisk_unsynced_create(sim, op->offset, op->length);
             memset(zeros->data, 0, op->length);
             int64_t n = write_at(sim, h, zeros, false);
             op->result = n < 0 ? n : 0;
@@ -795,7 +490,7 @@ static void forget_process(struct simdisk *sim) {
     sim->off_armed = false;
     sim->off = false;
     for (int i = 0; i < HANDLES_MAX; i++) {
-        inode_unref(sim->handles[i].inode);
+        simdisk_inode_unref(sim->handles[i].inode);
         sim->handles[i].inode = NULL;
     }
 }
@@ -822,16 +517,16 @@ void simdisk_kill(struct simdisk *sim) {
 
 static void crash_inode(struct simdisk *sim, struct inode *inode, enum simdisk_crash mode) {
     bool grown = inode->size != inode->durable_size;
-    if (grown && (mode == SIMDISK_KEEP_ALL || (mode != SIMDISK_DROP_ALL && coin(sim)))) {
+    if (grown && (mode == SIMDISK_KEEP_ALL || (mode != SIMDISK_DROP_ALL && simdisk_coin(sim)))) {
         inode->durable_size = inode->size;
     }
     struct cg_list *node;
     while ((node = cg_list_pop_front(&inode->unsynced)) != NULL) {
         struct unsynced *write = CG_CONTAINER_OF(node, struct unsynced, node);
-        if (mode == SIMDISK_KEEP_ALL || (mode == SIMDISK_ANY_WRITES && coin(sim))) {
-            settle(sim, inode, write, SETTLE_WHOLE);
+        if (mode == SIMDISK_KEEP_ALL || (mode == SIMDISK_ANY_WRITES && simdisk_coin(sim))) {
+            simdisk_settle(sim, inode, write, SETTLE_WHOLE);
         } else if (mode == SIMDISK_ANY_SECTORS) {
-            settle(sim, inode, write, SETTLE_TORN);
+            simdisk_settle(sim, inode, write, SETTLE_TORN);
         }
         free(write);
     }
@@ -852,8 +547,8 @@ static void drop_orphans(struct cg_list *names) {
             continue;
         }
         *slash = '\0';
-        if (find(names, folder) == NULL) {
-            name_remove(name);
+        if (simdisk_find(names, folder) == NULL) {
+            simdisk_name_remove(name);
         }
     }
 }
@@ -863,14 +558,14 @@ void simdisk_crash(struct simdisk *sim, enum simdisk_crash mode) {
     forget_process(sim);
     CG_LIST_FOREACH_SAFE (node, next, &sim->changes) {
         struct change *change = CG_CONTAINER_OF(node, struct change, node);
-        if (mode == SIMDISK_KEEP_ALL || (mode != SIMDISK_DROP_ALL && coin(sim))) {
-            change_settle(sim, change);
+        if (mode == SIMDISK_KEEP_ALL || (mode != SIMDISK_DROP_ALL && simdisk_coin(sim))) {
+            simdisk_change_settle(sim, change);
         }
-        change_free(change);
+        simdisk_change_free(change);
     }
     drop_orphans(&sim->durable);
-    names_clear(&sim->seen);
-    names_copy(&sim->seen, &sim->durable);
+    simdisk_names_clear(&sim->seen);
+    simdisk_names_copy(&sim->seen, &sim->durable);
     CG_LIST_FOREACH (node, &sim->inodes) {
         crash_inode(sim, CG_CONTAINER_OF(node, struct inode, node), mode);
     }
@@ -897,7 +592,7 @@ void simdisk_delay_writes(struct simdisk *sim, unsigned count) {
 }
 
 int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit) {
-    const struct name *name = find(&sim->seen, path);
+    const struct name *name = simdisk_find(&sim->seen, path);
     if (name == NULL) {
         return -ENOENT;
     }
@@ -910,7 +605,7 @@ int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigne
 }
 
 const uint8_t *simdisk_bytes(const struct simdisk *sim, const char *path, uint64_t *length) {
-    const struct name *name = find(&sim->seen, path);
+    const struct name *name = simdisk_find(&sim->seen, path);
     if (name == NULL || name->inode == NULL) {
         return NULL;
     }
@@ -925,7 +620,7 @@ uint64_t simdisk_writes(const struct simdisk *sim) {
 // ---- Life cycle
 
 struct simdisk *simdisk_create(const struct simdisk_options *options) {
-    struct simdisk *sim = must(calloc(1, sizeof(*sim)));
+    struct simdisk *sim = simdisk_must(calloc(1, sizeof(*sim)));
     sim->base.ops = &sim_ops;
     sim->options = *options;
     if (sim->options.sector == 0) {
@@ -943,10 +638,10 @@ struct simdisk *simdisk_create(const struct simdisk_options *options) {
 void simdisk_destroy(struct simdisk *sim) {
     forget_process(sim);
     while (!cg_list_empty(&sim->changes)) {
-        change_free(CG_CONTAINER_OF(sim->changes.next, struct change, node));
+        simdisk_change_free(CG_CONTAINER_OF(sim->changes.next, struct change, node));
     }
-    names_clear(&sim->seen);
-    names_clear(&sim->durable);
+    simdisk_names_clear(&sim->seen);
+    simdisk_names_clear(&sim->durable);
     assert(cg_list_empty(&sim->inodes));
     free(sim);
 }
