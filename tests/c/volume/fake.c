@@ -110,6 +110,8 @@ static bool serve_one(struct fake_connection *connection) {
     struct fake_call call = {
         .connection = connection,
         .method = meta.request.method_name,
+        .meta = bytes,
+        .meta_length = meta_length,
         .message = bytes + meta_length,
         .length = body - meta_length - attachment,
         .attachment = bytes + body - attachment,

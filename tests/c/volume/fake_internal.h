@@ -12,6 +12,8 @@ struct fake_connection {
 struct fake_call {
     struct fake_connection *connection;
     const char *method;
+    const uint8_t *meta; // RpcMeta as it came
+    uint32_t meta_length;
     const uint8_t *message;
     uint32_t length;
     const uint8_t *attachment;

@@ -631,7 +631,7 @@ static void a_session_that_ended_is_opened_again_if_the_epoch_is_ours(void **sta
     bench->fake.session_gone = true;
     pthread_mutex_unlock(&bench->fake.lock);
     usleep(300000);
-    assert_int_equal(bench->fake.opens, 2);
+    assert_int_equal(fake_count(&bench->fake, "OpenFile"), 2);
     uint8_t data[4096] = {7};
     assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 0), 0);
     pthread_mutex_lock(&bench->fake.lock);
