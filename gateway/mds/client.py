@@ -63,7 +63,7 @@ _BY_CODE: dict[grpc.StatusCode, type[CopygateError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: ExistsError,
     grpc.StatusCode.FAILED_PRECONDITION: BusyError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: BusyError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
 }

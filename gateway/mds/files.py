@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from gateway.mds import leases, recycle, rules, tree
 from gateway.mds.refusal import RefusalError
 from gateway.mds.rules import Caller
-from gateway.mds.store import Space, Transaction, add_u64, next_ids, u64
+from gateway.mds.store import Space, Transaction, add_u64, next_ids
 from gateway.proto import nameserver2_pb2 as ns
 
 FEATURE_NATIVE = 1
 """FileInfo.features: chunkservers know chunk.proto's operations and fields from 1000 on."""
-FOLDER_MAX = 50_000
-"""Entries of a folder: a listing must fit into one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +42,6 @@ def create(txn: Transaction, caller: Caller, new: NewFile, now_us: int) -> ns.Fi
     if place.info is not None:
         raise RefusalError(ns.kFileExists, f"{place.path} exists already")
     check_destination(place)
-    if _is_full(txn, place.parent.id):
-        raise RefusalError(
-            ns.kNotSupported,
-            f"the folder of {place.path} has {FOLDER_MAX} entries; use another folder",
-        )
     info = ns.FileInfo(
         id=next_ids(txn, "file_id", first=tree.FIRST_FILE_ID)[0],
         fileName=place.name,
@@ -61,7 +54,7 @@ def create(txn: Transaction, caller: Caller, new: NewFile, now_us: int) -> ns.Fi
     if new.kind == ns.INODE_PAGEFILE:
         info.MergeFrom(_volume_fields(new))
         add_u64(txn, Space.COUNTERS, tree.VOLUMES, 1)
-    tree.put(txn, info)
+    tree.insert(txn, info)
     return info
 
 
@@ -173,7 +166,7 @@ def change_owner(txn: Transaction, path: str, owner: str, clock: leases.Clock) -
     if found.info.owner == owner:
         return
     if found.info.fileType == ns.INODE_DIRECTORY:
-        if not tree.is_empty(txn, found.info.id):
+        if tree.entries(txn, found.info.id):
             raise RefusalError(ns.kDirNotEmpty, f"the folder {found.path} is not empty")
     else:
         leases.refuse_open(txn, found, clock)
@@ -206,8 +199,3 @@ def _volumes_below(txn: Transaction, start: ns.FileInfo) -> list[ns.FileInfo]:
         else:
             volumes.append(info)
     return volumes
-
-
-def _is_full(txn: Transaction, folder_id: int) -> bool:
-    entries = txn.scan(Space.FILES, u64(folder_id), limit=FOLDER_MAX)
-    return sum(1 for _ in entries) >= FOLDER_MAX

@@ -25,9 +25,10 @@ from gateway.rpc.service import Method, Peer, decode_message
 log = logging.getLogger(__name__)
 
 DETAIL_KEY = "copygate-detail-bin"
-MESSAGE_MAX = 4 << 20
+MESSAGE_MAX = 1 << 20
 REPLY_MAX = 64 << 20
-CALLS_MAX = 1024
+CALLS_MAX = 256
+DETAIL_MAX = 2000
 
 
 class GrpcServer:
@@ -97,7 +98,7 @@ def _handler(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         except StorageError as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         if reply.detail:
-            context.set_trailing_metadata(((DETAIL_KEY, reply.detail.encode()),))
+            context.set_trailing_metadata(((DETAIL_KEY, reply.detail[:DETAIL_MAX].encode()),))
         return reply.message.SerializeToString()
 
     # Bytes in and out: decode_message is stricter than the runtime's own parsing.

@@ -48,7 +48,7 @@ def renewed(record: st.SessionRecord, clock: Clock) -> st.SessionRecord:
     new = st.SessionRecord()
     new.CopyFrom(record)
     new.lease_us = clock.lease_us
-    new.expires_us = max(clock.now_us + clock.lease_us, record.expires_us)
+    new.expires_us = clock.now_us + clock.lease_us
     new.ClearField("stale")
     return new
 
@@ -156,7 +156,8 @@ def end_all(txn: Transaction, file_id: int) -> None:
 
 
 def sweep(txn: Transaction, clock: Clock) -> int:
-    """Marks the sessions that ran out and drops those that did so long ago; returns how many."""
+    """Marks the sessions that ran out and drops those that did so long ago; returns how many
+    records changed."""
     changed = 0
     for record in everything(txn):
         if is_forgotten(record, clock):
@@ -164,6 +165,11 @@ def sweep(txn: Transaction, clock: Clock) -> int:
             changed += 1
         elif not record.stale and not is_live(record, clock):
             record.stale = True
+            _put(txn, record)
+            changed += 1
+        elif record.expires_us > clock.now_us + record.lease_us:
+            # The wall clock was set back: no lease is longer than itself.
+            record.expires_us = clock.now_us + record.lease_us
             _put(txn, record)
             changed += 1
     return changed

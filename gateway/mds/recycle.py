@@ -6,7 +6,7 @@ from __future__ import annotations
 from gateway.mds import epochs, leases, rules, segments, tree
 from gateway.mds.refusal import RefusalError
 from gateway.mds.rules import Caller
-from gateway.mds.store import Space, Transaction, add_u64, u64
+from gateway.mds.store import Space, Transaction, add_u64, get_record, u64
 from gateway.proto import nameserver2_pb2 as ns
 
 PURGE_STEP_SEGMENTS = 64
@@ -27,7 +27,7 @@ def delete_path(
     found = tree.find(txn, path, caller, file_id)
     tree.refuse_system(found, "deleted")
     if found.info.fileType == ns.INODE_DIRECTORY:
-        if not tree.is_empty(txn, found.info.id):
+        if tree.entries(txn, found.info.id):
             raise RefusalError(ns.kDirNotEmpty, f"the folder {found.path} is not empty")
         tree.remove(txn, found.info)
         return False
@@ -106,10 +106,13 @@ def purge_step(txn: Transaction) -> bool:
     Returns whether there was anything to do."""
     for key, file_key in txn.scan(Space.PURGES, limit=1):
         file_id = int.from_bytes(key, "big")
-        if not segments.release_some(txn, file_id, PURGE_STEP_SEGMENTS):
-            epochs.forget(txn, file_id)
-            leases.end_all(txn, file_id)
-            txn.delete(Space.FILES, file_key)
-            txn.delete(Space.PURGES, key)
+        if segments.release_some(txn, file_id, PURGE_STEP_SEGMENTS):
+            return True
+        epochs.forget(txn, file_id)
+        leases.end_all(txn, file_id)
+        txn.delete(Space.PURGES, key)
+        info = get_record(txn, Space.FILES, file_key, ns.FileInfo)
+        if info is not None:
+            tree.remove(txn, info)
         return True
     return False

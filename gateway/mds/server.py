@@ -20,7 +20,7 @@ from gateway.rpc.server import BaiduServer, ServerLimits
 
 log = logging.getLogger(__name__)
 
-LIMITS = ServerLimits(connections=1024, inflight_per_connection=64, body_max=1 << 20)
+LIMITS = ServerLimits(body_max=1 << 20, large_bytes_max=64 << 20)
 """A metadata request is small: the longest one is libcurve's list of copysets."""
 
 

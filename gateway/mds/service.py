@@ -250,7 +250,7 @@ class MetadataService:
         self._now_us = now_us
         self._now_ms = now_ms
         self._version = version
-        self._grace_until_us = now_us() + int(config.lease_s * 1e6)
+        self._grace_until_ms = now_ms() + int(config.lease_s * 1000)
         self._liveness = cluster.Liveness(int(config.offline_after_s * 1000), now_ms())
         self.purge_wanted: Callable[[], None] = lambda: None
 
@@ -273,10 +273,12 @@ class MetadataService:
         return methods_of(cl.DESCRIPTOR.services_by_name["ClusterService"], handlers.__getitem__)
 
     def clock(self) -> leases.Clock:
+        now_us = self._now_us()
+        grace_ms = max(0, self._grace_until_ms - self._now_ms())
         return leases.Clock(
-            now_us=self._now_us(),
+            now_us=now_us,
             lease_us=int(self._config.lease_s * 1e6),
-            grace_until_us=self._grace_until_us,
+            grace_until_us=now_us + grace_ms * 1000,
         )
 
     async def sweep(self) -> int:
@@ -401,9 +403,9 @@ def _refused(
     refusal: RefusalError,
     peer: Peer,
 ) -> Reply:
-    quiet = refusal.status in (ns.kSegmentNotAllocated, ns.kFileNotExists)
+    serious = refusal.status in (ns.kOwnerAuthFail, ns.kStorageError, ns.kSegmentAllocateError)
     log.log(
-        logging.DEBUG if quiet else logging.WARNING,
+        logging.WARNING if serious else logging.DEBUG,
         "%s of %s refused, %s: %s",
         name,
         peer,

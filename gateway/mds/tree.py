@@ -25,6 +25,9 @@ ROOT_ID = 0
 RECYCLE_BIN_ID = 1
 FIRST_FILE_ID = 3  # as on CurveBS; 2 is its own
 
+FOLDER_MAX = 50_000
+"""Entries of a folder: a listing must fit into one message."""
+
 VOLUMES = b"volumes"
 """Counter of volumes outside the recycle bin."""
 ALLOCATED_BYTES = b"allocated_bytes"
@@ -58,7 +61,7 @@ class Found(Place):
 def initialise(txn: Transaction, now_us: int) -> None:
     """Makes the recycle bin in an empty store."""
     if get_record(txn, Space.FILES, file_key(ROOT_ID, rules.RECYCLE_BIN), ns.FileInfo) is None:
-        put(
+        insert(
             txn,
             ns.FileInfo(
                 id=RECYCLE_BIN_ID,
@@ -89,11 +92,28 @@ def file_key(parent_id: int, name: str) -> bytes:
 
 
 def put(txn: Transaction, info: ns.FileInfo) -> None:
+    """Stores what has changed about a file that is there."""
     put_record(txn, Space.FILES, file_key(info.parentId, info.fileName), info)
 
 
+def insert(txn: Transaction, info: ns.FileInfo) -> None:
+    """Adds a file to its folder. Refuses (kNotSupported) when the folder is full."""
+    if add_u64(txn, Space.COUNTERS, _entries_key(info.parentId), 1) > FOLDER_MAX:
+        where = "the recycle bin" if info.parentId == RECYCLE_BIN_ID else "the folder"
+        raise RefusalError(
+            ns.kNotSupported,
+            f"{where} has {FOLDER_MAX} entries, which is as many as it takes; "
+            + ("purge some" if info.parentId == RECYCLE_BIN_ID else "use another one"),
+        )
+    put(txn, info)
+
+
 def remove(txn: Transaction, info: ns.FileInfo) -> None:
+    """Takes a file out of its folder."""
     txn.delete(Space.FILES, file_key(info.parentId, info.fileName))
+    key = _entries_key(info.parentId)
+    if add_u64(txn, Space.COUNTERS, key, -1) == 0:
+        txn.delete(Space.COUNTERS, key)
 
 
 def move(txn: Transaction, info: ns.FileInfo, parent_id: int, name: str) -> None:
@@ -101,16 +121,21 @@ def move(txn: Transaction, info: ns.FileInfo, parent_id: int, name: str) -> None
     remove(txn, info)
     info.parentId = parent_id
     info.fileName = name
-    put(txn, info)
+    insert(txn, info)
+
+
+def entries(txn: Transaction, folder_id: int) -> int:
+    """How many files and folders the folder has."""
+    return get_u64(txn, Space.COUNTERS, _entries_key(folder_id))
+
+
+def _entries_key(folder_id: int) -> bytes:
+    return b"entries:" + u64(folder_id)
 
 
 def children(txn: Transaction, folder_id: int) -> Iterator[ns.FileInfo]:
     for _, value in txn.scan(Space.FILES, u64(folder_id)):
         yield parse(ns.FileInfo, value)
-
-
-def is_empty(txn: Transaction, folder_id: int) -> bool:
-    return next(iter(txn.scan(Space.FILES, u64(folder_id), limit=1)), None) is None
 
 
 def locate(txn: Transaction, path: str, caller: Caller | None) -> Place:

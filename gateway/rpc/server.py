@@ -10,8 +10,10 @@ import logging
 import os
 import socket
 import stat
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gateway.errors import BusyError, ConfigError, ProtocolError
@@ -21,18 +23,63 @@ from gateway.rpc.service import Method, Peer, Reply, RpcError, decode_message, i
 
 log = logging.getLogger(__name__)
 
+LARGE_BODY = 64 << 10
+"""Bytes from which on a body counts against ServerLimits.large_bytes_max."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What bounds a server's memory: connections x (inflight + 1) x body_max at the very worst."""
+    """What bounds a server's memory: ``large_bytes_max``, and ``connections`` times
+    ``inflight_per_connection`` bodies that are not large."""
 
-    connections: int = 1024
-    inflight_per_connection: int = 128
+    connections: int = 512
+    inflight_per_connection: int = 64
     body_max: int = frame.BODY_MAX
+    large_bytes_max: int = 4 * frame.BODY_MAX
+    """What bodies over LARGE_BODY may take together; at least ``body_max``."""
     body_timeout_s: float = 30.0
     """A frame that has begun must be complete after this; an idle connection may stay."""
     reply_timeout_s: float = 30.0
     """A peer that does not read its replies for this long is disconnected."""
+
+
+class _Budget:
+    """Bytes that large bodies may take together; who finds too few left waits in turn."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size: int) -> int:
+        """Waits for ``size`` bytes; returns what to give back (nothing for a small body)."""
+        if size <= LARGE_BODY:
+            return 0
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        self._serve()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(size)
+            raise
+        return size
+
+    def give(self, size: int) -> None:
+        self._free += size
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting:
+            size, turn = self._waiting[0]
+            if turn.cancelled():
+                self._waiting.popleft()
+                continue
+            if self._free < size:
+                break
+            self._waiting.popleft()
+            self._free -= size
+            turn.set_result(None)
 
 
 class BaiduServer:
@@ -46,6 +93,7 @@ class BaiduServer:
     def __init__(self, methods: Iterable[Method], limits: ServerLimits | None = None) -> None:
         self._methods = index_methods(methods)
         self._limits = limits or ServerLimits()
+        self._budget = _Budget(self._limits.large_bytes_max)
         self._servers: list[asyncio.Server] = []
         self._connections: set[_Connection] = set()
         self._unix_paths: list[Path] = []
@@ -93,7 +141,7 @@ class BaiduServer:
             log.warning("refused a connection: %d are open", len(self._connections))
             writer.transport.abort()
             return
-        connection = _Connection(self._methods, self._limits, reader, writer)
+        connection = _Connection(self._methods, self._limits, self._budget, reader, writer)
         self._connections.add(connection)
         try:
             await connection.run()
@@ -106,11 +154,13 @@ class _Connection:
         self,
         methods: dict[tuple[str, str], Method],
         limits: ServerLimits,
+        budget: _Budget,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
         self._methods = methods
         self._limits = limits
+        self._budget = budget
         self._reader = reader
         self._writer = writer
         self._slots = asyncio.Semaphore(limits.inflight_per_connection)
@@ -154,50 +204,45 @@ class _Connection:
     async def _serve_one(self) -> bool:
         # The wait for a slot is what stops reading from a peer with too much in flight.
         await self._slots.acquire()
+        taken = 0
+        started = False
         try:
             first = await self._reader.read(1)
             if not first:
-                self._slots.release()
                 return False
             async with asyncio.timeout(self._limits.body_timeout_s):
                 rest = await self._reader.readexactly(frame.HEADER_SIZE - 1)
-                header = frame.decode_header(first + rest, self._limits.body_max)
+            header = frame.decode_header(first + rest, self._limits.body_max)
+            taken = await self._budget.take(header.body_size)
+            async with asyncio.timeout(self._limits.body_timeout_s):
                 body = await self._reader.readexactly(header.body_size)
-        except BaseException:
-            self._slots.release()
-            raise
-        head = frame.decode_meta(body[: header.meta_size], header)
-        if not isinstance(head, frame.Request):
-            raise ProtocolError("a client sent a response")
-        end = len(body) - head.attachment_size
-        call = asyncio.create_task(
-            self._call(head, body[header.meta_size : end], body[end:]),
-            name=f"{head.service}.{head.method}"[:128],
-        )
-        self._calls.add(call)
-        call.add_done_callback(self._done)
+            head = frame.decode_meta(body[: header.meta_size], header)
+            if not isinstance(head, frame.Request):
+                raise ProtocolError("a client sent a response")
+            end = len(body) - head.attachment_size
+            call = asyncio.create_task(
+                self._call(head, body[header.meta_size : end], body[end:]),
+                name=f"{head.service}.{head.method}"[:128],
+            )
+            self._calls.add(call)
+            call.add_done_callback(partial(self._done, taken))
+            started = True
+        finally:
+            if not started:
+                self._slots.release()
+                self._budget.give(taken)
         return True
 
-    def _done(self, call: asyncio.Task[None]) -> None:
+    def _done(self, taken: int, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         self._slots.release()
+        self._budget.give(taken)
         if not call.cancelled() and (error := call.exception()) is not None:
             log.error("a reply to %s failed", self._peer, exc_info=error)
 
     async def _call(self, head: frame.Request, message: bytes, attachment: bytes) -> None:
-        code, text = 0, ""
-        encoded, reply_attachment = b"", b""
         try:
-            reply = await self._handle(head, message, attachment)
-            encoded, reply_attachment = reply.message.SerializeToString(), reply.attachment
-        except RpcError as failure:
-            code, text = failure.code, failure.text
-        except Exception:  # a handler's defect must be answered, or the caller waits in vain
-            log.exception("%s.%s failed", head.service, head.method)
-            code, text = frame.EINTERNAL, "the server failed; its log says why"
-        response = frame.Response(head.correlation_id, code, text)
-        self._writer.write(frame.encode(response, encoded, reply_attachment))
-        try:
+            self._writer.write(await self._answer(head, message, attachment))
             async with asyncio.timeout(self._limits.reply_timeout_s):
                 await self._writer.drain()
         except TimeoutError:
@@ -205,6 +250,21 @@ class _Connection:
             self._writer.transport.abort()
         except ConnectionError:
             log.debug("%s went away before its reply", self._peer)
+
+    async def _answer(self, head: frame.Request, message: bytes, attachment: bytes) -> bytes:
+        try:
+            reply = await self._handle(head, message, attachment)
+            return frame.encode(
+                frame.Response(head.correlation_id),
+                reply.message.SerializeToString(),
+                reply.attachment,
+            )
+        except RpcError as failure:
+            code, text = failure.code, failure.text
+        except Exception:  # a handler's defect must be answered, or the caller waits in vain
+            log.exception("%s.%s failed", head.service, head.method)
+            code, text = frame.EINTERNAL, "the server failed; its log says why"
+        return frame.encode(frame.Response(head.correlation_id, code, text), b"")
 
     async def _handle(self, head: frame.Request, message: bytes, attachment: bytes) -> Reply:
         method = self._methods.get((head.service, head.method))

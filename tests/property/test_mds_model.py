@@ -172,10 +172,7 @@ class Namespace(RuleBasedStateMachine):
         m = self.model
         file_id = m.volumes.get(old)
         expected = (
-            file_id is not None
-            and file_id not in held
-            and m.free(new)
-            and m.parent_exists(new)
+            file_id is not None and file_id not in held and m.free(new) and m.parent_exists(new)
         )
         assert (done is not None) == expected
         if done:
@@ -273,6 +270,15 @@ class Namespace(RuleBasedStateMachine):
             assert info.allocatedBytes == GIB * len(self.model.segments[file_id])
         binned = self.store.run(lambda txn: files.listing(txn, ALICE, "/RecycleBin"))
         assert {i.id: i.originalFullPathName for i in binned} == self.model.deleted
+
+    @invariant()
+    def entries_are_counted(self):
+        def transaction(txn):
+            for folder in (tree.ROOT_ID, tree.RECYCLE_BIN_ID, *sorted(self.ids)):
+                there = len(list(tree.children(txn, folder)))
+                assert tree.entries(txn, folder) == there
+
+        self.store.run(transaction)
 
     @invariant()
     def totals_are_right(self):

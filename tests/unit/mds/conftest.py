@@ -27,12 +27,17 @@ class Clock:
 
     def __init__(self) -> None:
         self.ahead_us = 0
+        self.set_back_us = 0
 
     def now_us(self) -> int:
-        return time.time_ns() // 1000 + self.ahead_us
+        return time.time_ns() // 1000 + self.ahead_us - self.set_back_us
 
     def now_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000 + self.ahead_us // 1000
+
+    def set_back(self, seconds: float) -> None:
+        """The wall clock alone."""
+        self.set_back_us += int(seconds * 1e6)
 
     def move(self, seconds: float) -> None:
         self.ahead_us += int(seconds * 1e6)

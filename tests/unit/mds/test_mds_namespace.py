@@ -12,7 +12,7 @@ from gateway.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from gateway.mds import rules
+from gateway.mds import rules, tree
 from gateway.proto import nameserver2_pb2 as ns
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -296,3 +296,23 @@ async def test_concurrent_creators_get_one_volume_each_name_and_distinct_ids(mds
     assert len(ids) == 8
     assert len(set(ids)) == 8
     assert (await mds.client.status()).volumes == 8
+
+
+async def test_folder_and_recycle_bin_take_so_many_entries(mds, monkeypatch):
+    monkeypatch.setattr(tree, "FOLDER_MAX", 3)
+    await mds.client.create_folder("a")
+    for name in ("x", "y", "z"):
+        await mds.client.create_volume("a/" + name, GIB)
+    with pytest.raises(InvalidArgumentError, match="has 3 entries"):
+        await mds.client.create_volume("a/one-more", GIB)
+    for name in ("x", "y", "z"):
+        await mds.client.delete("a/" + name)
+        await mds.client.create_volume("a/" + name, GIB)
+    with pytest.raises(InvalidArgumentError, match="purge some"):
+        await mds.client.delete("a/x")
+    await mds.client.purge((await mds.client.list_deleted())[0].name)
+    for _ in range(200):
+        if len(await mds.client.list_deleted()) < 3:
+            break
+        await asyncio.sleep(0.01)
+    await mds.client.delete("a/x")

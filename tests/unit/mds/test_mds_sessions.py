@@ -170,3 +170,12 @@ async def test_folders_and_missing_volumes_are_not_opened(mds):
             (ns.ReFreshSessionRequest(fileName=path, sessionID="x"), ns.ReFreshSessionResponse),
         ):
             assert (await mds.call(request, kind)).statusCode == status
+
+
+async def test_clock_set_back_makes_no_lease_longer(mds):
+    await mds.client.create_volume("disk", GIB)
+    await open_disk(mds)
+    mds.clock.set_back(3600)
+    await asyncio.sleep(0.3)  # the sweep notices
+    mds.clock.move(21)
+    await mds.client.delete("disk")

@@ -279,3 +279,23 @@ async def test_bound_address_and_stale_or_foreign_socket_files(tmp_path):
         with pytest.raises(ConfigError):
             await server.listen(Endpoint(path=str(tmp_path / "no" / "s")))
     assert not path.exists()
+
+
+async def test_large_bodies_wait_for_one_another_and_small_ones_do_not():
+    limits = ServerLimits(body_max=1 << 20, large_bytes_max=1 << 20, body_timeout_s=5)
+    async with serving(limits) as (_, endpoint, echo):
+        head = b"PRPC" + struct.pack(">II", 1 << 20, 10)
+        _, stalled = await asyncio.open_connection(endpoint.host, endpoint.port)
+        stalled.write(head)
+        await stalled.drain()
+        await asyncio.sleep(0.05)
+        async with BaiduClient(endpoint) as client, BaiduClient(endpoint) as other:
+            large = asyncio.create_task(size(client, 1, attachment=bytes(1 << 19)))
+            assert (await size(other, 2))[0].fileSize == 2
+            await asyncio.sleep(0.05)
+            assert not large.done()
+            stalled.close()
+            assert (await large)[1] == bytes(1 << 19)
+            for _ in range(20):
+                await size(client, 0, attachment=bytes(1 << 19))
+        assert echo.running == 0
