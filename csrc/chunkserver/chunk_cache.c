@@ -358,6 +358,11 @@ static void load(struct cg_chunk *chunk) {
 }
 
 static void start_loading(struct cg_chunk *chunk) {
+    if (chunk->copyset->store->disk_error != 0) {
+        chunk->state = CG_CHUNK_BROKEN;
+        chunk->load_status = STATUS(DISK_FAIL);
+        return;
+    }
     int result = cg_chunk_open(chunk, false);
     if (result == 0) {
         load(chunk);

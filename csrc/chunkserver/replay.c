@@ -124,6 +124,8 @@ static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record
     op->payload_length = record->payload_length;
     op->crcs = record->block_crcs;
     op->proposal.index = record->index;
+    // A predecessor that was killed may have made files here and not synced the folder.
+    copyset->folder_dirty = true;
     cg_replica_replayed(&copyset->replica, record->term, record->index);
     store->proposals++;
     replay->records++;

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Power loss, kills, full and failing disks against the whole store, from seeds:
+// `test_store_power [first seed] [seeds]`. Each seed is one disk with several lives.
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "simreactor.h"
+#include "storemodel.h"
+
+#define SEEDS_DEFAULT 150U
+#define LIVES         5
+
+static uint64_t acknowledged, refused, reads, uncertain, checkpoints, deaths;
+
+// The reactor's part that only real sockets need.
+int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
+void cg_reactor_unwatch(struct cg_watch *watch);
+
+int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
+    (void)reactor;
+    (void)watch;
+    return -ENOSYS;
+}
+
+void cg_reactor_unwatch(struct cg_watch *watch) {
+    (void)watch;
+}
+
+const char *__asan_default_options(void);
+
+// A store that dies is dropped as it is, memory and all.
+const char *__asan_default_options(void) {
+    return "detect_leaks=0";
+}
+
+static void work(struct storemodel *model, bool failures) {
+    for (uint64_t turns = storemodel_pick(model, 150); turns > 0; turns--) {
+        switch (storemodel_pick(model, 12)) {
+        case 0:
+            simreactor_advance(model->reactor, storemodel_pick(model, 2 * CG_NS_PER_S));
+            break;
+        case 1:
+            simdisk_delay_writes(model->sim, (unsigned)storemodel_pick(model, 5));
+            break;
+        case 2:
+            storemodel_repeat(model);
+            break;
+        case 3:
+            cg_store_checkpoint(model->store);
+            break;
+        case 4:
+        case 5:
+            storemodel_read(model);
+            break;
+        case 6:
+            if (failures && storemodel_pick(model, 20) == 0) {
+                if (storemodel_pick(model, 2) == 0) {
+                    simdisk_fail_sync(model->sim, (unsigned)storemodel_pick(model, 4), -EIO);
+                } else {
+                    simdisk_fail_write(model->sim, (unsigned)storemodel_pick(model, 9), -EIO, true);
+                }
+            }
+            break;
+        default:
+            for (uint64_t n = 1 + storemodel_pick(model, 6); n > 0; n--) {
+                storemodel_mutate(model);
+            }
+            break;
+        }
+        storemodel_run(model, (unsigned)storemodel_pick(model, 12));
+    }
+}
+
+static void end_life(struct storemodel *model) {
+    struct cg_store_stats stats;
+    cg_store_stats(model->store, &stats);
+    checkpoints += stats.checkpoints;
+    switch (storemodel_pick(model, 4)) {
+    case 0:
+        storemodel_kill(model);
+        break;
+    case 1:
+        if (stats.disk_error == 0 && !model->full_disk) {
+            storemodel_close(model);
+            break;
+        }
+        storemodel_kill(model);
+        break;
+    default:
+        storemodel_crash(model, (enum simdisk_crash)storemodel_pick(model, SIMDISK_CRASH_MODES));
+        break;
+    }
+    deaths++;
+}
+
+static void must_open(struct storemodel *model) {
+    if (storemodel_open(model) != 0) {
+        storemodel_fail(model, "the store does not open");
+    }
+}
+
+static void run_seed(uint64_t seed) {
+    struct storemodel *model = malloc(sizeof(*model));
+    struct simdisk_options disk = {.seed = seed};
+    struct cg_store_options options = {
+        .chunks_max = seed % 3 == 0 ? 2 : 4,  // fewer than there are: they come and go
+        .descriptors_max = 2,
+        .wal_bytes = 8U << 20,
+        .wal_segment_bytes = 2U << 20,
+        .checkpoint_interval_ns = 2 * CG_NS_PER_S,
+    };
+    bool failures = seed % 4 == 1;
+    storemodel_init(model, &disk, &options);
+    for (int life = 0; life < LIVES; life++) {
+        must_open(model);
+        storemodel_check(model);
+        storemodel_retry(model);
+        work(model, failures);
+        end_life(model);
+    }
+    simdisk_fail_write(model->sim, 1U << 30, -EIO, false);
+    must_open(model);
+    storemodel_check(model);
+    storemodel_retry(model);
+    storemodel_drain(model);
+    storemodel_check(model);
+    cg_store_checkpoint(model->store);
+    storemodel_drain(model);
+    storemodel_close(model);
+    must_open(model);
+    storemodel_check(model);
+    storemodel_close(model);
+    acknowledged += model->acknowledged;
+    refused += model->refused;
+    reads += model->checked_reads;
+    uncertain += model->replays_checked;
+    storemodel_destroy(model);
+    free(model);
+}
+
+static void print_line(void *context, enum cg_log_level level, const char *line) {
+    (void)context;
+    fprintf(stderr, "  %d: %s\n", (int)level, line);
+}
+
+int main(int argc, char **argv) {
+    uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
+    uint64_t seeds = argc > 2 ? strtoull(argv[2], NULL, 10) : SEEDS_DEFAULT;
+    if (getenv("STORE_POWER_LOG") != NULL) {
+        cg_log_set_sink(print_line, NULL, CG_LOG_DEBUG);
+    }
+    for (uint64_t seed = first; seed < first + seeds; seed++) {
+        run_seed(seed);
+    }
+    printf("%" PRIu64 " seeds, %" PRIu64 " deaths: %" PRIu64 " mutations acknowledged, %" PRIu64
+           " refused, %" PRIu64 " without an answer found applied, %" PRIu64
+           " reads checked, %" PRIu64 " checkpoints\n",
+           seeds, deaths, acknowledged, refused, uncertain, reads, checkpoints);
+    return 0;
+}
