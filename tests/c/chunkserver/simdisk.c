@@ -69,13 +69,13 @@ static int sim_open(struct cg_disk *disk, const char *path, int flags) {
     return handle;
 }
 
-static struct handle *handle_of(struct simdisk *sim, int handle) {
+struct handle *simdisk_handle(struct simdisk *sim, int handle) {
     assert(handle >= 0 && handle < HANDLES_MAX && sim->handles[handle].inode != NULL);
     return &sim->handles[handle];
 }
 
 static void sim_close(struct cg_disk *disk, int handle) {
-    struct handle *h = handle_of(sim_of(disk), handle);
+    struct handle *h = simdisk_handle(sim_of(disk), handle);
     simdisk_inode_unref(h->inode);
     h->inode = NULL;
 }
@@ -176,12 +176,12 @@ static int sim_list(struct cg_disk *disk, const char *path,
 }
 
 static int64_t sim_size(struct cg_disk *disk, int handle) {
-    return (int64_t)handle_of(sim_of(disk), handle)->inode->size;
+    return (int64_t)simdisk_handle(sim_of(disk), handle)->inode->size;
 }
 
 static int sim_truncate(struct cg_disk *disk, int handle, uint64_t length) {
     struct simdisk *sim = sim_of(disk);
-    struct inode *inode = handle_of(sim, handle)->inode;
+    struct inode *inode = simdisk_handle(sim, handle)->inode;
     if (length >= inode->size) {
         return simdisk_inode_extend(sim, inode, length);
     }
@@ -196,7 +196,7 @@ static int sim_truncate(struct cg_disk *disk, int handle, uint64_t length) {
 
 static int sim_allocate(struct cg_disk *disk, int handle, uint64_t offset, uint64_t length) {
     struct simdisk *sim = sim_of(disk);
-    return simdisk_inode_extend(sim, handle_of(sim, handle)->inode, offset + length);
+    return simdisk_inode_extend(sim, simdisk_handle(sim, handle)->inode, offset + length);
 }
 
 static void check_alignment(const struct handle *h, const void *data, uint64_t length,
@@ -220,7 +220,7 @@ static int64_t read_at(const struct handle *h, void *data, uint64_t length, uint
 
 static int64_t sim_read(struct cg_disk *disk, int handle, void *data, uint64_t length,
                         uint64_t offset) {
-    return read_at(handle_of(sim_of(disk), handle), data, length, offset);
+    return read_at(simdisk_handle(sim_of(disk), handle), data, length, offset);
 }
 
 static uint64_t iov_length(const struct iovec *iov, int iovcnt) {
@@ -231,8 +231,8 @@ static uint64_t iov_length(const struct iovec *iov, int iovcnt) {
     return length;
 }
 
-static struct unsynced *gather(struct simdisk *sim, const struct handle *h, const struct iovec *iov,
-                               int iovcnt, uint64_t offset) {
+struct unsynced *simdisk_gather(struct simdisk *sim, const struct handle *h,
+                                const struct iovec *iov, int iovcnt, uint64_t offset) {
     struct unsynced *write = simdisk_unsynced_create(sim, offset, iov_length(iov, iovcnt));
     uint64_t at = 0;
     for (int i = 0; i < iovcnt; i++) {
@@ -266,8 +266,8 @@ static void write_visible(struct simdisk *sim, struct inode *inode, struct unsyn
 }
 
 // Takes over `write`.
-static int64_t write_at(struct simdisk *sim, const struct handle *h, struct unsynced *write,
-                        bool dsync) {
+int64_t simdisk_write_at(struct simdisk *sim, const struct handle *h, struct unsynced *write,
+                         bool dsync) {
     struct inode *inode = h->inode;
     uint64_t length = write->length;
     int status = length != 0 ? simdisk_inode_extend(sim, inode, write->offset + length) : 0;
@@ -289,9 +289,9 @@ static int64_t write_at(struct simdisk *sim, const struct handle *h, struct unsy
 }
 
 // A part of a write that has not completed: any sectors of it reach the reader's view, unsynced.
-static void leave_part(struct simdisk *sim, const struct cg_file_op *op) {
-    const struct handle *h = handle_of(sim, op->fd);
-    struct unsynced *whole = gather(sim, h, op->iov, op->iovcnt, op->offset);
+void simdisk_leave_part(struct simdisk *sim, const struct cg_file_op *op) {
+    const struct handle *h = simdisk_handle(sim, op->fd);
+    struct unsynced *whole = simdisk_gather(sim, h, op->iov, op->iovcnt, op->offset);
     if (whole->length == 0 || whole->offset + whole->length > h->inode->size) {
         free(whole);
         return;
@@ -317,18 +317,19 @@ static void leave_part(struct simdisk *sim, const struct cg_file_op *op) {
 static int64_t sim_write(struct cg_disk *disk, int handle, const void *data, uint64_t length,
                          uint64_t offset) {
     struct simdisk *sim = sim_of(disk);
-    struct handle *h = handle_of(sim, handle);
+    struct handle *h = simdisk_handle(sim, handle);
     struct iovec iov = {.iov_len = length};
     memcpy(&iov.iov_base, &data, sizeof(data)); // a const pointer into an iovec
     enum power state = power(sim);
     if (state != POWER_ON) {
         const struct cg_file_op op = {.fd = handle, .iov = &iov, .iovcnt = 1, .offset = offset};
         if (state == POWER_GOING) {
-            leave_part(sim, &op);
+            simdisk_leave_part(sim, &op);
         }
         return -EIO;
     }
-    return write_at(sim, h, gather(sim, h, &iov, 1, offset), (h->flags & O_DSYNC) != 0);
+    return simdisk_write_at(sim, h, simdisk_gather(sim, h, &iov, 1, offset),
+                            (h->flags & O_DSYNC) != 0);
 }
 
 static int sim_sync(struct cg_disk *disk, int handle) {
@@ -338,7 +339,7 @@ static int sim_sync(struct cg_disk *disk, int handle) {
         error = -EIO;
     }
     if (error == 0) {
-        simdisk_inode_sync(sim, handle_of(sim, handle)->inode);
+        simdisk_inode_sync(sim, simdisk_handle(sim, handle)->inode);
     }
     return error;
 }
@@ -362,7 +363,7 @@ static int64_t sim_read_cached(struct cg_disk *disk, int handle, const struct io
     if (simdisk_random(sim) % 4 == 0) {
         return -EAGAIN;
     }
-    int64_t n = read_iov(handle_of(sim, handle), iov, iovcnt, offset);
+    int64_t n = read_iov(simdisk_handle(sim, handle), iov, iovcnt, offset);
     return (uint64_t)n == iov_length(iov, iovcnt) ? n : -EAGAIN;
 }
 
@@ -403,25 +404,25 @@ static const struct cg_disk_ops sim_ops = {
 
 // ---- The queue
 
-static bool is_write(const struct cg_file_op *op) {
+bool simdisk_is_write(const struct cg_file_op *op) {
     return op->opcode == CG_FILE_WRITE || op->opcode == CG_FILE_WRITE_BUFFERED;
 }
 
 static int64_t perform_write(struct simdisk *sim, struct cg_file_op *op) {
     int error = take_write_error(sim);
     if (error != 0) {
-        leave_part(sim, op);
+        simdisk_leave_part(sim, op);
         return error;
     }
-    const struct handle *h = handle_of(sim, op->fd);
+    const struct handle *h = simdisk_handle(sim, op->fd);
     bool dsync = (h->flags & O_DSYNC) != 0 || (op->rw_flags & RWF_DSYNC) != 0;
-    return write_at(sim, h, gather(sim, h, op->iov, op->iovcnt, op->offset), dsync);
+    return simdisk_write_at(sim, h, simdisk_gather(sim, h, op->iov, op->iovcnt, op->offset), dsync);
 }
 
 static void perform(struct simdisk *sim, struct cg_file_op *op) {
     switch (op->opcode) {
     case CG_FILE_READ:
-        op->result = read_iov(handle_of(sim, op->fd), op->iov, op->iovcnt, op->offset);
+        op->result = read_iov(simdisk_handle(sim, op->fd), op->iov, op->iovcnt, op->offset);
         break;
     case CG_FILE_WRITE:
     case CG_FILE_WRITE_BUFFERED:
@@ -436,10 +437,10 @@ static void perform(struct simdisk *sim, struct cg_file_op *op) {
             op->result = sim_allocate(&sim->base, op->fd, op->offset, op->length);
         } else {
             // Punching and zeroing read as zeros afterwards.
-            const struct handle *h = handle_of(sim, op->fd);
+            const struct handle *h = simdisk_handle(sim, op->fd);
             struct unsynced *zeros = simdisk_unsynced_create(sim, op->offset, op->length);
             memset(zeros->data, 0, op->length);
-            int64_t n = write_at(sim, h, zeros, false);
+            int64_t n = simdisk_write_at(sim, h, zeros, false);
             op->result = n < 0 ? n : 0;
         }
         break;
@@ -468,7 +469,7 @@ bool simdisk_step(struct simdisk *sim) {
     struct cg_file_op *op = CG_CONTAINER_OF(node, struct cg_file_op, node);
     if (sim->delay != 0) {
         sim->delay--;
-        if (is_write(op)) {
+        if (simdisk_is_write(op)) {
             return true;
         }
     }
@@ -477,144 +478,6 @@ bool simdisk_step(struct simdisk *sim) {
     perform(sim, op);
     op->done(op);
     return true;
-}
-
-// ---- Failures
-
-static void forget_process(struct simdisk *sim) {
-    cg_list_init(&sim->queue);
-    sim->queued = 0;
-    sim->delay = 0;
-    sim->write_error = 0;
-    sim->sync_error = 0;
-    sim->off_armed = false;
-    sim->off = false;
-    for (int i = 0; i < HANDLES_MAX; i++) {
-        simdisk_inode_unref(sim->handles[i].inode);
-        sim->handles[i].inode = NULL;
-    }
-}
-
-static void queue_becomes_unsynced(struct simdisk *sim, bool whole) {
-    CG_LIST_FOREACH (node, &sim->queue) {
-        const struct cg_file_op *op = CG_CONTAINER_OF(node, struct cg_file_op, node);
-        if (!is_write(op)) {
-            continue;
-        }
-        const struct handle *h = handle_of(sim, op->fd);
-        if (whole || simdisk_random(sim) % 3 == 0) {
-            write_at(sim, h, gather(sim, h, op->iov, op->iovcnt, op->offset), false);
-        } else {
-            leave_part(sim, op);
-        }
-    }
-}
-
-void simdisk_kill(struct simdisk *sim) {
-    queue_becomes_unsynced(sim, false);
-    forget_process(sim);
-}
-
-static void crash_inode(struct simdisk *sim, struct inode *inode, enum simdisk_crash mode) {
-    bool grown = inode->size != inode->durable_size;
-    if (grown && (mode == SIMDISK_KEEP_ALL || (mode != SIMDISK_DROP_ALL && simdisk_coin(sim)))) {
-        inode->durable_size = inode->size;
-    }
-    struct cg_list *node;
-    while ((node = cg_list_pop_front(&inode->unsynced)) != NULL) {
-        struct unsynced *write = CG_CONTAINER_OF(node, struct unsynced, node);
-        if (mode == SIMDISK_KEEP_ALL || (mode == SIMDISK_ANY_WRITES && simdisk_coin(sim))) {
-            simdisk_settle(sim, inode, write, SETTLE_WHOLE);
-        } else if (mode == SIMDISK_ANY_SECTORS) {
-            simdisk_settle(sim, inode, write, SETTLE_TORN);
-        }
-        free(write);
-    }
-    inode->size = inode->durable_size;
-    if (inode->capacity != 0) {
-        memcpy(inode->seen, inode->durable, inode->capacity);
-    }
-}
-
-// What lies in a folder that was lost is lost too.
-static void drop_orphans(struct cg_list *names) {
-    CG_LIST_FOREACH_SAFE (node, next, names) {
-        struct name *name = CG_CONTAINER_OF(node, struct name, node);
-        char folder[PATH_SIZE];
-        snprintf(folder, sizeof(folder), "%s", name->path);
-        char *slash = strrchr(folder, '/');
-        if (slash == NULL) {
-            continue;
-        }
-        *slash = '\0';
-        if (simdisk_find(names, folder) == NULL) {
-            simdisk_name_remove(name);
-        }
-    }
-}
-
-void simdisk_crash(struct simdisk *sim, enum simdisk_crash mode) {
-    queue_becomes_unsynced(sim, true);
-    forget_process(sim);
-    CG_LIST_FOREACH_SAFE (node, next, &sim->changes) {
-        struct change *change = CG_CONTAINER_OF(node, struct change, node);
-        if (mode == SIMDISK_KEEP_ALL || (mode != SIMDISK_DROP_ALL && simdisk_coin(sim))) {
-            simdisk_change_settle(sim, change);
-        }
-        simdisk_change_free(change);
-    }
-    drop_orphans(&sim->durable);
-    simdisk_names_clear(&sim->seen);
-    simdisk_names_copy(&sim->seen, &sim->durable);
-    CG_LIST_FOREACH (node, &sim->inodes) {
-        crash_inode(sim, CG_CONTAINER_OF(node, struct inode, node), mode);
-    }
-}
-
-void simdisk_fail_write(struct simdisk *sim, unsigned nth, int error, bool sticky) {
-    sim->write_error = error;
-    sim->write_error_in = nth;
-    sim->write_error_sticky = sticky;
-}
-
-void simdisk_fail_sync(struct simdisk *sim, unsigned nth, int error) {
-    sim->sync_error = error;
-    sim->sync_error_in = nth;
-}
-
-void simdisk_power_off(struct simdisk *sim, unsigned nth) {
-    sim->off_armed = true;
-    sim->off_in = nth;
-}
-
-void simdisk_delay_writes(struct simdisk *sim, unsigned count) {
-    sim->delay = count;
-}
-
-int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit) {
-    const struct name *name = simdisk_find(&sim->seen, path);
-    if (name == NULL) {
-        return -ENOENT;
-    }
-    if (name->inode == NULL || offset >= name->inode->size || bit > 7) {
-        return -EINVAL;
-    }
-    name->inode->seen[offset] ^= (uint8_t)(1U << bit);
-    name->inode->durable[offset] ^= (uint8_t)(1U << bit);
-    return 0;
-}
-
-const uint8_t *simdisk_bytes(const struct simdisk *sim, const char *path, uint64_t *length) {
-    const struct name *name = simdisk_find(&sim->seen, path);
-    if (name == NULL || name->inode == NULL) {
-        return NULL;
-    }
-    *length = name->inode->size;
-    return name->inode->seen;
-}
-
-uint64_t simdisk_writes(const struct simdisk *sim) {
-    return sim->writes;
 }
 
 // ---- Life cycle
@@ -636,7 +499,7 @@ struct simdisk *simdisk_create(const struct simdisk_options *options) {
 }
 
 void simdisk_destroy(struct simdisk *sim) {
-    forget_process(sim);
+    simdisk_forget_process(sim);
     while (!cg_list_empty(&sim->changes)) {
         simdisk_change_free(CG_CONTAINER_OF(sim->changes.next, struct change, node));
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Shared by simdisk.c (operations, queue, failures) and simdisk_medium.c (what is seen and what is
-// on the medium: files and names).
+// Shared by simdisk.c (operations and their queue), simdisk_failure.c (crashes, errors, rot) and
+// simdisk_medium.c (what is seen and what is on the medium: files and names).
 #ifndef CG_TESTS_SIMDISK_INTERNAL_H
 #define CG_TESTS_SIMDISK_INTERNAL_H
 
@@ -118,5 +118,24 @@ void simdisk_change_free(struct change *change);
 
 // True if `path` is an entry of `folder` itself.
 bool simdisk_in_folder(const char *path, const char *folder);
+
+// The open handle; the test ends if it is not one.
+struct handle *simdisk_handle(struct simdisk *sim, int handle);
+
+// A write with the data of `iov`.
+struct unsynced *simdisk_gather(struct simdisk *sim, const struct handle *h,
+                                const struct iovec *iov, int iovcnt, uint64_t offset);
+
+// Makes a write visible, and durable if `dsync`. Takes it over. Returns its length or -ENOSPC.
+int64_t simdisk_write_at(struct simdisk *sim, const struct handle *h, struct unsynced *write,
+                         bool dsync);
+
+// A part of a write that has not completed: any sectors of it become visible, unsynced.
+void simdisk_leave_part(struct simdisk *sim, const struct cg_file_op *op);
+
+bool simdisk_is_write(const struct cg_file_op *op);
+
+// Ends the process: handles are closed, operations and planned failures forgotten.
+void simdisk_forget_process(struct simdisk *sim);
 
 #endif
