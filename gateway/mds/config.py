@@ -26,8 +26,8 @@ class MdsConfig:
     """
 
     store: Path
-    listen: tuple[str, ...] = ("127.0.0.1:6666",)
-    grpc_listen: tuple[str, ...] = ("127.0.0.1:6667",)
+    listen: tuple[str, ...] = ("127.0.0.1:6700",)
+    grpc_listen: tuple[str, ...] = ("127.0.0.1:6701",)
     allow_remote: bool = False
     root_password: str | None = field(default=None, repr=False)
     lease_s: float = 20.0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The embedded store: one SQLite file for a metadata server on one machine.
 
-All access is on one thread of the store's own, so that a slow disk never holds up the event loop.
-Transactions that wait at the same time share one commit (each in its own savepoint): SQLite's WAL
-with synchronous=FULL syncs once a commit.
+A lock file keeps other metadata servers away; SQLite's own locks let an operator read and back up
+the file meanwhile. All access is on one thread of the store's own, so that a slow disk never holds
+up the event loop. Transactions that wait at the same time share one commit (each in its own
+savepoint): SQLite's WAL with synchronous=FULL syncs once a commit.
 """
 
 from __future__ import annotations
@@ -271,7 +272,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         # Used from the store's thread after it was opened on another.
         db = sqlite3.connect(path, isolation_level=None, timeout=2, check_same_thread=False)
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         _migrate(db, path)

@@ -207,8 +207,21 @@ def test_server_is_imported_quickly():
     assert spent < 1.0, "copygate up has two seconds in all"
 
 
-async def test_store_is_an_sqlite_file_that_others_may_not_write_meanwhile(mds):
-    db = sqlite3.connect(mds.config.store, timeout=0.1)
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        db.execute("DELETE FROM kv")
-    db.close()
+async def test_store_can_be_backed_up_while_the_server_works(mds, tmp_path):
+    async def create():
+        for number in range(200):
+            await mds.client.create_volume(f"disk{number}", GIB)
+
+    def backup():
+        source = sqlite3.connect(f"file:{mds.config.store}?mode=ro", uri=True)
+        target = sqlite3.connect(tmp_path / "copy.db")
+        source.backup(target, pages=5)
+        for db in (source, target):
+            db.close()
+
+    await mds.client.create_volume("first", GIB)
+    await asyncio.gather(create(), asyncio.to_thread(backup))
+    await mds.restart(store=tmp_path / "copy.db")
+    names = {v.name for v in await mds.client.list()}
+    assert "first" in names
+    assert (await mds.client.status()).volumes == len(names)
