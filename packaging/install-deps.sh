@@ -12,7 +12,7 @@ set -euo pipefail
 
 declare -A packages=(
     [build]="gcc libc6-dev make pkg-config protobuf-compiler nanopb libnanopb-dev liburing-dev
-             libisal-dev python3 python3-dev python3-venv nbdkit-plugin-dev"
+             libisal-dev nettle-dev python3 python3-dev python3-venv nbdkit-plugin-dev"
     [run]="nbdkit nbdkit-plugin-python libnbd-bin qemu-utils fio e2fsprogs"
     [test]="libcmocka-dev python3-libnbd xfsprogs"
     [lint]="clang-format-14"

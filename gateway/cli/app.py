@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from gateway.cli.sizes import parse_size
 from gateway.errors import ConfigError, CopygateError, InvalidArgumentError
@@ -28,6 +29,11 @@ DEFAULT_MDS_GRPC = "127.0.0.1:6701"
 DEFAULT_CHUNKSERVER = "127.0.0.1:6710"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def volume_path(name: str) -> str:
+    """The full path of a volume: "vol1" is "/vol1"."""
+    return name if name.startswith("/") else f"/{name}"
 
 
 @dataclass
@@ -171,8 +177,11 @@ def check_listen(text: str, option: str, allow_remote: bool) -> str:
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
-        if value is not None and value is not False:
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        # Behind a command only what was typed there counts: the environment and the file were read
+        # in front of it, and must not win over what was typed there.
+        typed = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if value is not None and value is not False and (typed or ctx.parent is None):
             setattr(ctx.ensure_object(App), name, value)
         return value
 
@@ -184,7 +193,10 @@ def shared_options(function: _Function) -> _Function:
     options = [
         click.option(
             "--mds",
+            # "mds" is a table of the configuration: that of the command.
+            "mds_address",
             metavar="HOST:PORT",
+            envvar="COPYGATE_MDS",
             expose_value=False,
             callback=_store("mds"),
             help=f"Where the MDS serves the data path (default {DEFAULT_MDS}).",

@@ -6,22 +6,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gateway.cli.app import App
+from gateway.cli.app import App, volume_path
 from gateway.errors import InvalidArgumentError, NotFoundError
-from gateway.mds.client import MdsClient, Volume
-from gateway.mds.rules import RECYCLE_BIN
-from gateway.proto.cluster_pb2 import ClusterStatusResponse
 
-__all__ = ["Cluster", "Volume", "connect", "volume_path"]
+if TYPE_CHECKING:
+    from gateway.mds.client import MdsClient, Volume
+    from gateway.proto.cluster_pb2 import ClusterStatusResponse
+
+RECYCLE_BIN = "RecycleBin"
 
 _T = TypeVar("_T")
-
-
-def volume_path(name: str) -> str:
-    """The full path of a volume: "vol1" is "/vol1"."""
-    return name if name.startswith("/") else f"/{name}"
 
 
 class Cluster:
@@ -116,6 +112,8 @@ class Cluster:
 @contextlib.contextmanager
 def connect(app: App) -> Iterator[Cluster]:
     """Opens a connection to the MDS that the options name."""
+    from gateway.mds.client import MdsClient  # noqa: PLC0415 - brings gRPC
+
     with asyncio.Runner() as runner:
 
         async def open_client() -> MdsClient:

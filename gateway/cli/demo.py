@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`make demo`: the whole path once, on this machine, in a temporary folder.
 
-A store starts, a volume is made and served by nbdkit, a file system goes into it and comes back, fio
-loads it, everything stops. Each step says what it does and what came out; a step that fails ends
-the demo with exit code 1.
+A store starts, a volume is made and served by nbdkit, a file system goes into it and comes back,
+fio loads it, everything stops. Each step says what it does and what came out; a step that fails
+ends the demo with exit code 1.
 """
 
 from __future__ import annotations

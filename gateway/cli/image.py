@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.app import App, pass_app
-from gateway.cli.cluster import Cluster, Volume, connect, volume_path
+from gateway.cli.app import App, pass_app, volume_path
+from gateway.cli.cluster import Cluster, connect
 from gateway.cli.nbdkit import Export, plugin_environment
 from gateway.cli.sizes import format_size
 from gateway.errors import (
@@ -35,6 +35,9 @@ from gateway.errors import (
     NoSpaceError,
     NotFoundError,
 )
+
+if TYPE_CHECKING:
+    from gateway.mds.client import Volume
 
 QCOW2_MAGIC = b"QFI\xfb"
 SIZE_UNIT = 4096

@@ -78,6 +78,8 @@ def _load_config(ctx: click.Context, _param: click.Parameter, value: Path | None
         return
     tables = config.load(path)
     defaults: dict[str, Any] = dict(tables.pop("client", {}))
+    if "mds" in defaults:
+        defaults["mds_address"] = defaults.pop("mds")
     for command, values in tables.items():
         if command == "nbd":
             defaults["nbd"] = {"serve": values}

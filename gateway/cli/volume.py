@@ -6,14 +6,17 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.app import SIZE, App, pairs, pass_app, table
-from gateway.cli.cluster import Volume, connect, volume_path
+from gateway.cli.app import SIZE, App, pairs, pass_app, table, volume_path
+from gateway.cli.cluster import connect
 from gateway.cli.sizes import format_size
 from gateway.errors import BusyError, InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from gateway.mds.client import Volume
 
 # What lists a folder must not run for ever in one that contains itself by some defect.
 DEPTH_MAX = 32

@@ -76,6 +76,14 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+_EXPECTED = {
+    "text": "text",
+    "boolean": "true or false",
+    "integer": "an integer",
+    "size": 'a size such as "10G"',
+    "list": "a list of text",
+}
+
 
 def default_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
     """Returns where a configuration file is looked for when none is named, best first."""
@@ -116,14 +124,15 @@ def check(data: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
     """Checks names and types of a parsed file; `source` is named in errors."""
     checked: dict[str, dict[str, Any]] = {}
     for table, values in data.items():
-        if table not in SCHEMA:
-            what = f"table [{table}]" if isinstance(values, Mapping) else f"key '{table}'"
-            raise ConfigError(
-                f"unknown {what}", context={"file": source}, hint=_suggest_table(table)
-            )
         if not isinstance(values, Mapping):
             raise ConfigError(
-                f"'{table}' must be a table", context={"file": source}, hint=f"write [{table}]"
+                f"'{table}' stands outside of a table",
+                context={"file": source},
+                hint=_suggest_home(table),
+            )
+        if table not in SCHEMA:
+            raise ConfigError(
+                f"unknown table [{table}]", context={"file": source}, hint=_suggest_table(table)
             )
         checked[table] = {key: _value(table, key, values[key], source) for key in values}
     return checked
@@ -133,10 +142,14 @@ def _suggest_table(name: str) -> str:
     near = difflib.get_close_matches(name, SCHEMA, n=1, cutoff=0.5)
     if near:
         return f"did you mean [{near[0]}]?"
-    homes = [table for table, keys in SCHEMA.items() if name in keys]
-    if homes:
-        return f"'{name}' belongs into [{homes[0]}]"
     return "known tables: " + ", ".join(f"[{table}]" for table in SCHEMA)
+
+
+def _suggest_home(key: str) -> str:
+    homes = [f"[{table}]" for table, keys in SCHEMA.items() if key in keys]
+    if homes:
+        return "write it below " + " or ".join(homes)
+    return _suggest_table(key)
 
 
 def _value(table: str, key: str, value: object, source: str) -> object:
@@ -154,8 +167,8 @@ def _value(table: str, key: str, value: object, source: str) -> object:
         "list": isinstance(value, list) and all(isinstance(item, str) for item in value),
     }[kind]
     if not fits:
-        expected = {"list": "a list of text", "size": 'a size such as "10G"'}.get(kind, f"a {kind}")
         raise ConfigError(
-            f"'{key}' in [{table}] must be {expected}, not {value!r}", context={"file": source}
+            f"'{key}' in [{table}] must be {_EXPECTED[kind]}, not {value!r}",
+            context={"file": source},
         )
     return str(value) if kind == "size" else value
