@@ -20,6 +20,7 @@ struct scatter {
     size_t attachment; // bytes for the attachment under way
     struct cg_receiver_guess guesses[CG_RECEIVER_GUESSES_MAX];
     uint32_t slots[CG_RECEIVER_GUESSES_MAX]; // where each guessed head goes in the stage
+    int pieces[CG_RECEIVER_GUESSES_MAX];     // and its place in iov
     struct cg_receiver_frame frames[CG_RECEIVER_GUESSES_MAX];
     unsigned guess_count;
     uint32_t tail; // where the rest goes in the stage
@@ -321,6 +322,7 @@ static void add_guesses(struct cg_receiver *receiver, struct scatter *s) {
             break;
         }
         s->slots[i] = s->tail;
+        s->pieces[i] = s->count;
         add_piece(s, receiver->stage + s->tail, guess->head_length);
         s->tail += guess->head_length;
         for (int j = 0; j < guess->iovcnt; j++) {
@@ -361,8 +363,8 @@ static int ask(struct cg_receiver *receiver, struct scatter *s) {
 // ---- What came
 
 // Gathers the received bytes from guess `first` on (its head included) into a stage of their own.
-static int gather_rest(struct cg_receiver *receiver, const struct scatter *s, unsigned first,
-                       size_t length, uint8_t **out, uint32_t *capacity) {
+static int gather_rest(const struct scatter *s, unsigned first, size_t length, uint8_t **out,
+                       uint32_t *capacity) {
     size_t size = CG_RECEIVER_STAGE_SIZE;
     while (size < length) {
         size *= 2;
@@ -371,12 +373,8 @@ static int gather_rest(struct cg_receiver *receiver, const struct scatter *s, un
     if (stage == NULL) {
         return -ENOMEM;
     }
-    int at = 0;
-    while (s->iov[at].iov_base != receiver->stage + s->slots[first]) {
-        at++;
-    }
     size_t done = 0;
-    for (; done < length; at++) {
+    for (int at = s->pieces[first]; done < length; at++) {
         size_t n = length - done < s->iov[at].iov_len ? length - done : s->iov[at].iov_len;
         memcpy(stage + done, s->iov[at].iov_base, n);
         done += n;
@@ -489,7 +487,7 @@ static int take(struct cg_receiver *receiver, struct scatter *s, size_t length) 
     uint8_t *gathered = NULL;
     uint32_t gathered_capacity = 0;
     if (v.wrong) {
-        int rc = gather_rest(receiver, s, v.good, v.rest, &gathered, &gathered_capacity);
+        int rc = gather_rest(s, v.good, v.rest, &gathered, &gathered_capacity);
         if (rc < 0) {
             return rc;
         }
