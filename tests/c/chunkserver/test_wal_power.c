@@ -11,7 +11,7 @@
 #include "simreactor.h"
 #include "walmodel.h"
 
-#define SEEDS_DEFAULT 1500U
+#define SEEDS_DEFAULT 600U
 #define LIVES         6
 
 static uint64_t crashes, kills, dark, refusals, cuts;
