@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.cli.app import App, volume_path
 from gateway.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    from gateway.mds.client import MdsClient, Volume
+    from gateway.mds.client import MdsClient, Volume, Volumes
     from gateway.proto.cluster_pb2 import ClusterStatusResponse
 
 RECYCLE_BIN = "RecycleBin"
@@ -58,11 +58,11 @@ class Cluster:
         """Makes a folder."""
         return self._wait(self._client.create_folder(name))
 
-    def list(self, folder: str) -> list[Volume]:
+    def list(self, folder: str) -> Volumes:
         """What a folder has."""
         return self._wait(self._client.list(folder))
 
-    def list_deleted(self) -> list[Volume]:  # type: ignore[valid-type]
+    def list_deleted(self) -> Volumes:
         """What is in the recycle bin."""
         return self._wait(self._client.list_deleted())
 
@@ -103,7 +103,7 @@ class Cluster:
         servers = [server for server in self.status().chunkservers if server.online]
         return sum(max(0, server.capacity_bytes - server.used_bytes) for server in servers)
 
-    def sessions(self, name: str) -> list[str]:  # type: ignore[valid-type]
+    def sessions(self, name: str) -> Sequence[str]:
         """Who has the volume open."""
         path = volume_path(name)
         return [s.client for s in self.status().sessions if volume_path(s.volume) == path]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -105,6 +105,10 @@ class Volume:
             original_path=info.originalFullPathName,
             is_being_purged=info.fileStatus == ns.kFileDeleting,
         )
+
+
+Volumes: TypeAlias = list[Volume]
+"""Named, because MdsClient has a method of the name list."""
 
 
 def _wall_clock_us() -> int:
@@ -204,13 +208,13 @@ class MdsClient:
         response = await self._call("GetFileInfo", request, ns.GetFileInfoResponse)
         return Volume.of(response.fileInfo)
 
-    async def list(self, folder: str = "/") -> list[Volume]:
+    async def list(self, folder: str = "/") -> Volumes:
         """What the folder has, by name; of the root and the recycle bin only what is ours."""
         request = ns.ListDirRequest(fileName=_absolute(folder), **self._credentials())
         response = await self._call("ListDir", request, ns.ListDirResponse)
         return [Volume.of(info) for info in response.fileInfo]
 
-    async def list_deleted(self) -> list[Volume]:  # type: ignore[valid-type]
+    async def list_deleted(self) -> Volumes:
         """The volumes in the recycle bin that are ours."""
         return await self.list("/" + rules.RECYCLE_BIN)
 
