@@ -28,6 +28,9 @@ REMOTE_HELP = (
     "reaches them may read and write every volume."
 )
 
+# As people call them -> as the engine does.
+BACKENDS = {"auto": "auto", "io_uring": "uring", "epoll": "epoll"}
+
 
 @click.command("mds")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of metadata.")
@@ -88,7 +91,7 @@ def mds(app: App, data: Path, listen: str, grpc_listen: str, allow_remote: bool)
 @click.option("--reserve", type=SIZE, help="Free space that is kept back (default 64M).")
 @click.option("--inflight-max", type=click.IntRange(1), help="Requests at once (default 5000).")
 @click.option(
-    "--backend", type=click.Choice(["auto", "io_uring", "epoll"]), default="auto",
+    "--backend", type=click.Choice(list(BACKENDS)), default="auto",
     show_default=True, help="How it talks to the kernel.",
 )  # fmt: skip
 @click.option("--allow-remote", is_flag=True, help=REMOTE_HELP)
@@ -128,7 +131,7 @@ def chunkserver(
             memory_bytes=memory or 0,
             inflight_max=inflight_max or 0,
             reserve_bytes=reserve or 0,
-            backend=backend,
+            backend=BACKENDS[backend],
             log_level=app.log_level,
         )
         async with contextlib.AsyncExitStack() as stack:

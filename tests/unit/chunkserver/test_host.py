@@ -2,6 +2,7 @@
 """The chunkserver's host: against a real metadata server, with an engine that only remembers."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -139,24 +140,31 @@ async def test_a_disk_error_is_reported_and_nothing_more_is_done(
     await host.stop()
 
 
+async def is_online(mds: MdsServer) -> bool:
+    try:
+        return (await status(mds)).chunkservers[0].online
+    except UnavailableError:  # gRPC pauses before it connects again
+        return False
+
+
 async def test_an_mds_that_restarts_is_found_again(tmp_path: Path) -> None:
-    first = MdsServer(config(tmp_path))
-    await first.start()
-    engine = Engine()
-    host = host_of(first, engine, tmp_path)
-    await host.start(timeout_s=5)
-    await first.stop()
-    await asyncio.sleep(0.1)
-    second = MdsServer(config(tmp_path, first.grpc_address))
-    await second.start()
-    for _ in range(500):
-        if (await status(second)).chunkservers[0].online:
-            break
-        await asyncio.sleep(0.01)
-    else:
+    async with contextlib.AsyncExitStack() as stack:
+        first = MdsServer(config(tmp_path))
+        await first.start()
+        stack.push_async_callback(first.stop)
+        host = host_of(first, Engine(), tmp_path)
+        stack.push_async_callback(host.stop)
+        await host.start(timeout_s=5)
+        await first.stop()
+        await asyncio.sleep(0.1)
+        second = MdsServer(config(tmp_path, first.grpc_address))
+        await second.start()
+        stack.push_async_callback(second.stop)
+        for _ in range(500):
+            if await is_online(second):
+                return
+            await asyncio.sleep(0.02)
         raise AssertionError("the host did not come back")
-    await host.stop()
-    await second.stop()
 
 
 async def test_no_mds_within_the_time_is_an_error(tmp_path: Path) -> None:
