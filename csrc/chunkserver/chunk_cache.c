@@ -259,6 +259,20 @@ static void loaded(struct cg_chunk *chunk, cg_status status) {
     }
 }
 
+static int restore_length(struct cg_chunk *chunk) {
+    struct cg_store *store = chunk->copyset->store;
+    int handle = chunk->load_file != NULL ? chunk->load_file->handle : chunk->file->handle;
+    uint64_t whole = CG_CHUNK_DATA_OFFSET + (uint64_t)store->format.chunk_size;
+    int64_t length = store->disk->ops->size(store->disk, handle);
+    if (length < 0) {
+        return (int)length;
+    }
+    if ((uint64_t)length >= whole) {
+        return 0;
+    }
+    return store->disk->ops->truncate(store->disk, handle, whole);
+}
+
 static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int64_t length) {
     struct cg_store *store = chunk->copyset->store;
     if (length < 0) {
@@ -278,11 +292,9 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
                         header.chunk_size != store->format.chunk_size)) {
         result = -EBADMSG;
     }
-    if (result == -ENODATA && store->replaying) {
+    if (store->replaying && (result == 0 || result == -ENODATA)) {
         // The file may be shorter than it was: power was lost before its length was synced.
-        int status = store->disk->ops->truncate(
-            store->disk, chunk->file->handle,
-            CG_CHUNK_DATA_OFFSET + (uint64_t)store->format.chunk_size);
+        int status = restore_length(chunk);
         if (status != 0) {
             cg_store_retire(store, -status, "setting a chunk's length");
             return STATUS(DISK_FAIL);

@@ -170,8 +170,9 @@ static void answered(void *user, const struct cg_mutation_result *result) {
         break;
     case STATUS(EPOCH_TOO_OLD):
     case STATUS(OVERLOAD):
-    case STATUS(DISK_FAIL):
         break;
+    case STATUS(DISK_FAIL):
+        return;  // it may have reached the log: as good as no answer
     case STATUS(NOSPACE):
         if (!model->full_disk) {
             storemodel_fail(model, "no space on a disk with space");

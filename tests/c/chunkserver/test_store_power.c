@@ -6,6 +6,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -15,7 +18,13 @@
 #define SEEDS_DEFAULT 150U
 #define LIVES         5
 
-static uint64_t acknowledged, refused, reads, uncertain, checkpoints, deaths;
+#define BATCH 25U  // seeds a process: what dies is never freed
+
+struct counts {
+    uint64_t acknowledged, refused, reads, uncertain, checkpoints, deaths;
+};
+
+static struct counts *counts;  // shared with the children
 
 // The reactor's part that only real sockets need.
 int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
@@ -79,7 +88,7 @@ static void work(struct storemodel *model, bool failures) {
 static void end_life(struct storemodel *model) {
     struct cg_store_stats stats;
     cg_store_stats(model->store, &stats);
-    checkpoints += stats.checkpoints;
+    counts->checkpoints += stats.checkpoints;
     switch (storemodel_pick(model, 4)) {
     case 0:
         storemodel_kill(model);
@@ -95,7 +104,7 @@ static void end_life(struct storemodel *model) {
         storemodel_crash(model, (enum simdisk_crash)storemodel_pick(model, SIMDISK_CRASH_MODES));
         break;
     }
-    deaths++;
+    counts->deaths++;
 }
 
 static void must_open(struct storemodel *model) {
@@ -135,10 +144,10 @@ static void run_seed(uint64_t seed) {
     must_open(model);
     storemodel_check(model);
     storemodel_close(model);
-    acknowledged += model->acknowledged;
-    refused += model->refused;
-    reads += model->checked_reads;
-    uncertain += model->replays_checked;
+    counts->acknowledged += model->acknowledged;
+    counts->refused += model->refused;
+    counts->reads += model->checked_reads;
+    counts->uncertain += model->replays_checked;
     storemodel_destroy(model);
     free(model);
 }
@@ -148,18 +157,38 @@ static void print_line(void *context, enum cg_log_level level, const char *line)
     fprintf(stderr, "  %d: %s\n", (int)level, line);
 }
 
+static bool run_batch(uint64_t from, uint64_t to) {
+    pid_t child = fork();
+    if (child == 0) {
+        for (uint64_t seed = from; seed < to; seed++) {
+            run_seed(seed);
+        }
+        _exit(0);
+    }
+    int status = -1;
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
 int main(int argc, char **argv) {
     uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
     uint64_t seeds = argc > 2 ? strtoull(argv[2], NULL, 10) : SEEDS_DEFAULT;
     if (getenv("STORE_POWER_LOG") != NULL) {
         cg_log_set_sink(print_line, NULL, CG_LOG_DEBUG);
     }
-    for (uint64_t seed = first; seed < first + seeds; seed++) {
-        run_seed(seed);
+    counts = mmap(NULL, sizeof(*counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (counts == MAP_FAILED) {
+        abort();
+    }
+    for (uint64_t seed = first; seed < first + seeds; seed += BATCH) {
+        uint64_t end = seed + BATCH < first + seeds ? seed + BATCH : first + seeds;
+        if (!run_batch(seed, end)) {
+            return 1;
+        }
     }
     printf("%" PRIu64 " seeds, %" PRIu64 " deaths: %" PRIu64 " mutations acknowledged, %" PRIu64
            " refused, %" PRIu64 " without an answer found applied, %" PRIu64
            " reads checked, %" PRIu64 " checkpoints\n",
-           seeds, deaths, acknowledged, refused, uncertain, reads, checkpoints);
+           seeds, counts->deaths, counts->acknowledged, counts->refused, counts->uncertain,
+           counts->reads, counts->checkpoints);
     return 0;
 }
