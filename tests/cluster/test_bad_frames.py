@@ -146,7 +146,7 @@ def test_bad_frames_on_every_port_harm_nobody(stack: Stack) -> None:
     writer.stop()
     # Everybody still answers everybody: a new volume works from end to end.
     stack.create_volume("after", "1G")
-    assert any(row["name"].endswith("after") for row in stack.copygate_json("volume", "list"))
+    assert any("after" in str(row) for row in stack.copygate_json("volume", "list"))
 
 
 def test_connections_that_say_nothing_do_not_lock_others_out(stack: Stack) -> None:

@@ -36,6 +36,23 @@ def test_second_writer_takes_over_and_the_first_is_refused(stack: Stack, plugin:
     close(second)
 
 
+def test_fenced_reader_never_sees_old_data(stack: Stack, plugin: str) -> None:
+    """A read of the first after the second's write fails, or returns what the second wrote."""
+    stack.create_volume("disk", "1G")
+    first = connect(stack.gateway("disk", plugin=plugin).uri)
+    first.pwrite(b"old" * 1000, 4096)
+    assert first.pread(3000, 4096) == b"old" * 1000
+    second = connect(stack.gateway("disk", plugin=plugin).uri)
+    for number in range(20):
+        data = b"%04d" % number * 1000
+        second.pwrite(data, 4096)
+        try:
+            assert first.pread(4000, 4096) == data
+        except nbd.Error as error:
+            assert error.errnum in REFUSED  # noqa: PT017
+    close(second)
+
+
 def test_late_writes_into_a_segment_that_was_never_allocated_are_refused(stack: Stack) -> None:
     """The fenced client cannot allocate either."""
     stack.create_volume("disk", "3G")
