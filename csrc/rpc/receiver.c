@@ -111,7 +111,7 @@ static int decode_head(const struct cg_receiver *receiver, const uint8_t *in, ui
     struct cg_frame_header header;
     *needed = CG_FRAME_HEADER_SIZE;
     if (length < CG_FRAME_HEADER_SIZE) {
-        return 0;
+        return length >= 4 && memcmp(in, "PRPC", 4) != 0 ? -EPROTO : 0;
     }
     int rc = cg_frame_header_decode(in, &header);
     if (rc < 0) {
