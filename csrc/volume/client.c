@@ -27,8 +27,8 @@ static void log_line(void *context, enum cg_log_level level, const char *line) {
 
 static int check_options(const struct cg_client_options *options) {
     const char *owner = options->owner;
-    bool known_mode = options->mode == CG_CLIENT_OWN_THREAD ||
-                      options->mode == CG_CLIENT_FOREIGN_LOOP;
+    bool known_mode =
+        options->mode == CG_CLIENT_OWN_THREAD || options->mode == CG_CLIENT_FOREIGN_LOOP;
     if (options->struct_size != sizeof(*options) || !known_mode || options->mds == NULL ||
         options->mds[0] == '\0' ||
         (owner != NULL && (owner[0] == '\0' || strlen(owner) > OWNER_LENGTH_MAX))) {

@@ -5,9 +5,9 @@
 // OWN_THREAD: the client's thread drives whenever IO was submitted with cg_submit, and when nothing
 // has happened for a while. A thread in a blocking call drives when nobody else does, and a driver
 // whose own IO is done passes the role to a thread that still waits. So a lone blocking read runs
-// on one thread, and of many waiting threads only those are woken whose IO has ended. Completions of
-// cg_submit run on the client's thread only: a program may hold locks around a blocking call that its
-// completions take.
+// on one thread, and of many waiting threads only those are woken whose IO has ended. Completions
+// of cg_submit run on the client's thread only: a program may hold locks around a blocking call
+// that its completions take.
 //
 // FOREIGN_LOOP: the owner's thread is the driver.
 #ifndef CG_VOLUME_CLIENT_H
@@ -42,9 +42,9 @@ struct cg_client {
     struct cg_reactor *reactor;
     enum cg_client_mode mode;
     struct cg_mds mds;
-    uint64_t trim_delay_ns;    // from the last trim to giving the segment back
-    struct cg_list volumes;    // driver
-    struct cg_list servers;    // driver
+    uint64_t trim_delay_ns; // from the last trim to giving the segment back
+    struct cg_list volumes; // driver
+    struct cg_list servers; // driver
     uint32_t server_count;
 
     // IO from other threads, newest first.

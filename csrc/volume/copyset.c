@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Where copysets live and who leads them. The peers come from the metadata server; the leader is
-// asked for at all peers but the one that did not do, in parallel, and the first answer counts. After
-// five rounds without one the peers are asked for again. It goes on only while a request waits.
+// asked for at all peers but the one that did not do, in parallel, and the first answer counts.
+// After five rounds without one the peers are asked for again. It goes on only while a request
+// waits.
 #include <assert.h>
 #include <errno.h>
 #include <pb_decode.h>
@@ -34,8 +35,8 @@ struct asked_peer {
 struct vol_leader_query {
     struct vol_copyset *copyset;
     unsigned pending;
-    bool settled;  // answered, or given up: what still comes is not heard
-    int found;     // the peer's index; -1: none; -2: a leader that is not among the peers
+    bool settled; // answered, or given up: what still comes is not heard
+    int found;    // the peer's index; -1: none; -2: a leader that is not among the peers
     struct asked_peer asked[CG_MDS_PEERS_MAX];
 };
 
@@ -45,7 +46,7 @@ static void fetch_peers(struct vol_copyset *copyset);
 // ---- Chunkservers
 
 struct vol_server *vol_server_get(struct cg_client *client, const char *address) {
-    CG_LIST_FOREACH(node, &client->servers) {
+    CG_LIST_FOREACH (node, &client->servers) {
         struct vol_server *server = CG_CONTAINER_OF(node, struct vol_server, node);
         if (strcmp(server->address, address) == 0) {
             return server;
@@ -78,7 +79,7 @@ static struct cg_list *bucket(struct cg_volume *volume, uint32_t pool, uint32_t 
 
 struct vol_copyset *vol_copyset_get(struct cg_volume *volume, uint32_t pool, uint32_t id) {
     struct cg_list *head = bucket(volume, pool, id);
-    CG_LIST_FOREACH(node, head) {
+    CG_LIST_FOREACH (node, head) {
         struct vol_copyset *copyset = CG_CONTAINER_OF(node, struct vol_copyset, node);
         if (copyset->pool == pool && copyset->id == id) {
             return copyset;
@@ -305,8 +306,9 @@ static void on_peers(struct cg_mds_call *call, int result) {
         result = vol_copyset_take_peers(copyset->volume, copyset->pool, call->servers,
                                         call->server_count);
     } else if (result == 0) {
-        cg_log(CG_LOG_WARNING, "the metadata server does not know copyset %u of pool %u (status %d)",
-               copyset->id, copyset->pool, call->status);
+        cg_log(CG_LOG_WARNING,
+               "the metadata server does not know copyset %u of pool %u (status %d)", copyset->id,
+               copyset->pool, call->status);
     }
     cg_mds_call_free(call);
     pause_round(copyset);
@@ -350,7 +352,7 @@ static void stop_one(struct vol_copyset *copyset) {
 
 void vol_copysets_stop(struct cg_volume *volume) {
     for (unsigned i = 0; i < VOL_COPYSET_BUCKETS; i++) {
-        CG_LIST_FOREACH(node, &volume->copysets[i]) {
+        CG_LIST_FOREACH (node, &volume->copysets[i]) {
             stop_one(CG_CONTAINER_OF(node, struct vol_copyset, node));
         }
     }

@@ -154,9 +154,9 @@ static bool store_compares(const struct cg_volume *volume, const struct cg_io *i
 }
 
 enum way {
-    WAY_PLAIN,        // as it is, cut into requests
-    WAY_READ_AROUND,  // whole blocks around an unaligned read
-    WAY_MERGE_WRITE,  // read, merge, write
+    WAY_PLAIN,       // as it is, cut into requests
+    WAY_READ_AROUND, // whole blocks around an unaligned read
+    WAY_MERGE_WRITE, // read, merge, write
     WAY_MERGE_ZEROES,
     WAY_COMPARE, // read, compare, write
 };

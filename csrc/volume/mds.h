@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Calls to the metadata servers: asynchronous, retried with CurveBS's constants, moved on to the next
-// server when one does not answer. All functions belong to the reactor's thread.
+// Calls to the metadata servers: asynchronous, retried with CurveBS's constants, moved on to the
+// next server when one does not answer. All functions belong to the reactor's thread.
 #ifndef CG_VOLUME_MDS_H
 #define CG_VOLUME_MDS_H
 
@@ -15,9 +15,9 @@
 #define CG_MDS_SERVERS_MAX  8U
 #define CG_MDS_SESSION_MAX  64U
 #define CG_MDS_ADDRESS_MAX  96U
-#define CG_MDS_CHUNKS_MAX   16384U  // in a segment
-#define CG_MDS_SERVERS_TOLD 4096U   // chunkservers in one reply
-#define CG_MDS_PEERS_MAX    8U      // replicas of a copyset
+#define CG_MDS_CHUNKS_MAX   16384U // in a segment
+#define CG_MDS_SERVERS_TOLD 4096U  // chunkservers in one reply
+#define CG_MDS_PEERS_MAX    8U     // replicas of a copyset
 
 // The servers, and who we are to them. One per client.
 struct cg_mds {
@@ -26,10 +26,10 @@ struct cg_mds {
     unsigned count;
     unsigned current;
     char *owner;
-    char *root_password;  // NULL: not root
-    char client_ip[64];   // how the metadata server tells one client of a volume from another
+    char *root_password; // NULL: not root
+    char client_ip[64];  // how the metadata server tells one client of a volume from another
     uint32_t client_port;
-    int client_socket;  // keeps that port ours; -1: none
+    int client_socket; // keeps that port ours; -1: none
 };
 
 // Parses "host:port,host:port". Returns 0, -EINVAL, -EHOSTUNREACH, -ENOMEM or -EMFILE.
@@ -57,7 +57,7 @@ struct cg_mds_file {
     uint32_t type;
     uint32_t chunk_size;
     uint32_t segment_size;
-    uint32_t block_size;  // 0: not told
+    uint32_t block_size; // 0: not told
     uint32_t features;
     bool present;
     bool has_uuid;
@@ -71,7 +71,7 @@ struct cg_mds_chunk {
 
 // A chunkserver: where replicas name it, and where clients reach it ("ip:port" each).
 struct cg_mds_server {
-    uint32_t copyset_id;  // PEERS
+    uint32_t copyset_id; // PEERS
     char internal[CG_MDS_ADDRESS_MAX];
     char external[CG_MDS_ADDRESS_MAX];
 };
@@ -93,11 +93,11 @@ struct cg_mds_call {
     void (*done)(struct cg_mds_call *call, int result);
 
     // The answer.
-    int32_t status;  // StatusCode; PEERS: 0 is success
+    int32_t status; // StatusCode; PEERS: 0 is success
     struct cg_mds_file file;
     char session[CG_MDS_SESSION_MAX];
-    uint32_t lease_us;  // 0: none told
-    uint64_t sent_boot_ns;  // when the request that was answered was sent, CLOCK_BOOTTIME
+    uint32_t lease_us;     // 0: none told
+    uint64_t sent_boot_ns; // when the request that was answered was sent, CLOCK_BOOTTIME
     uint32_t segment_pool;
     uint64_t segment_offset;
     uint32_t segment_chunk_size;

@@ -217,7 +217,8 @@ static bool decode_chunk(pb_istream_t *stream, const pb_field_t *field, void **a
     if (!pb_decode(stream, curve_mds_PageFileChunkInfo_fields, &m)) {
         return false;
     }
-    void *grown = append(call->chunks, &call->chunk_count, CG_MDS_CHUNKS_MAX, sizeof(*call->chunks));
+    void *grown =
+        append(call->chunks, &call->chunk_count, CG_MDS_CHUNKS_MAX, sizeof(*call->chunks));
     if (grown == NULL) {
         return false;
     }
@@ -237,7 +238,7 @@ static void format_address(char out[CG_MDS_ADDRESS_MAX], const char *ip, uint32_
 
 struct server_list {
     struct cg_mds_call *call;
-    uint32_t first;  // of this copyset
+    uint32_t first; // of this copyset
 };
 
 static bool decode_server(pb_istream_t *stream, const pb_field_t *field, void **arg) {

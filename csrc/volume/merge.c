@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What the store cannot do in one request: unaligned IO where it takes whole blocks (CurveBS), and
-// compare-and-write there or across chunks. The IO holds its range exclusively meanwhile (reads hold
-// none), so that a neighbour's write to the same block is not undone.
+// compare-and-write there or across chunks. The IO holds its range exclusively meanwhile (reads
+// hold none), so that a neighbour's write to the same block is not undone.
 //
-// User data is not copied: the blocks around it are read into a block of our own, and what is written
-// is an iovec of both.
+// User data is not copied: the blocks around it are read into a block of our own, and what is
+// written is an iovec of both.
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -278,8 +278,8 @@ static uint64_t compare_iov(const struct cg_io *io, const uint8_t *data) {
     uint64_t done = 0;
     for (int i = 0; done < io->length; i++) {
         const uint8_t *mine = io->iov[i].iov_base;
-        uint64_t run = io->iov[i].iov_len < io->length - done ? io->iov[i].iov_len
-                                                              : io->length - done;
+        uint64_t run =
+            io->iov[i].iov_len < io->length - done ? io->iov[i].iov_len : io->length - done;
         if (memcmp(mine, data + done, run) != 0) {
             for (uint64_t k = 0; k < run; k++) {
                 if (mine[k] != data[done + k]) {

@@ -8,9 +8,9 @@
 #include "gateway/proto/chunk.pb.h"
 #include "volume/volume.h"
 
-#define WIRE_VARINT 0U
+#define WIRE_VARINT  0U
 #define WIRE_FIXED64 1U
-#define WIRE_LENGTH 2U
+#define WIRE_LENGTH  2U
 #define WIRE_FIXED32 5U
 
 static uint8_t *put_varint(uint8_t *at, uint64_t value) {

@@ -19,10 +19,10 @@
 #include "volume/session.h"
 #include "volume/volume.h"
 
-#define PATH_LENGTH_MAX   1024U
-#define EPOCH_TIMEOUT_NS  (1 * CG_NS_PER_S)
-#define EPOCH_RETRY_NS    (100 * CG_NS_PER_MS)
-#define FEATURE_NATIVE    1U // FileInfo.features: operations and fields from 1000 on
+#define PATH_LENGTH_MAX  1024U
+#define EPOCH_TIMEOUT_NS (1 * CG_NS_PER_S)
+#define EPOCH_RETRY_NS   (100 * CG_NS_PER_MS)
+#define FEATURE_NATIVE   1U // FileInfo.features: operations and fields from 1000 on
 
 static const struct cg_rpc_method update_epoch = {"curve.chunkserver.ChunkService", "UpdateEpoch"};
 
@@ -108,10 +108,11 @@ static void retry_update(struct epoch_update *update, const char *problem) {
     struct cg_volume *volume = opening->volume;
     uint64_t at = cg_reactor_now(volume->reactor) + EPOCH_RETRY_NS;
     if (at >= opening->deadline_ns) {
-        fail(opening, -ETIMEDOUT,
-             "%s: the chunkserver at %s did not take the volume's new epoch (%s), so another client "
-             "may still be writing; start it, or remove it from the cluster",
-             volume->path, update->server->address, problem);
+        fail(
+            opening, -ETIMEDOUT,
+            "%s: the chunkserver at %s did not take the volume's new epoch (%s), so another client "
+            "may still be writing; start it, or remove it from the cluster",
+            volume->path, update->server->address, problem);
     } else if (cg_timer_arm(volume->reactor, &update->timer, at) != 0) {
         fail(opening, -ENOMEM, "%s: no memory", volume->path);
     }
@@ -257,8 +258,8 @@ static void derive_uuid(uint64_t id, uint8_t uuid[16]) {
 }
 
 static bool sane(struct cg_volume *volume, const struct cg_mds_file *file) {
-    if (cg_layout_init(&volume->layout, file->chunk_size, file->stripe_unit,
-                       file->stripe_count) != 0) {
+    if (cg_layout_init(&volume->layout, file->chunk_size, file->stripe_unit, file->stripe_count) !=
+        0) {
         return false;
     }
     bool block_fits = file->block_size == 0 ||
@@ -300,7 +301,8 @@ static void on_opened(struct cg_mds_call *call, int result) {
     }
     if (!sane(volume, &call->file)) {
         fail(opening, -EINVAL,
-             "%s has a shape that is not supported: %" PRIu64 " bytes, segments of %u, chunks of %u, "
+             "%s has a shape that is not supported: %" PRIu64
+             " bytes, segments of %u, chunks of %u, "
              "stripes of %" PRIu64 " times %" PRIu64 ", blocks of %u",
              volume->path, call->file.length, call->file.segment_size, call->file.chunk_size,
              call->file.stripe_unit, call->file.stripe_count, call->file.block_size);
@@ -415,9 +417,9 @@ CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_optio
     struct vol_opening opening = {
         .task.run = begin,
         .volume = volume,
-        .timeout_ns = (options->open_timeout_ms != 0 ? options->open_timeout_ms
-                                                     : VOL_OPEN_TIMEOUT_MS) *
-                      CG_NS_PER_MS,
+        .timeout_ns =
+            (options->open_timeout_ms != 0 ? options->open_timeout_ms : VOL_OPEN_TIMEOUT_MS) *
+            CG_NS_PER_MS,
         .error = error,
         .error_size = error_size,
     };

@@ -62,7 +62,7 @@ void cg_range_release(struct cg_range *range) {
 }
 
 struct cg_range *cg_range_granted(struct cg_range_lock *lock) {
-    CG_LIST_FOREACH(node, &lock->waiting) {
+    CG_LIST_FOREACH (node, &lock->waiting) {
         struct cg_range *range = CG_CONTAINER_OF(node, struct cg_range, node);
         if (!conflicts(lock, range, node)) {
             cg_list_remove(node);

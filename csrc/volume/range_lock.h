@@ -14,9 +14,9 @@
 #include "base/list.h"
 
 struct cg_range_lock {
-    struct cg_list shared;     // held
-    struct cg_list exclusive;  // held
-    struct cg_list waiting;    // in order of arrival
+    struct cg_list shared;    // held
+    struct cg_list exclusive; // held
+    struct cg_list waiting;   // in order of arrival
 };
 
 enum cg_range_state {
@@ -27,10 +27,10 @@ enum cg_range_state {
 
 struct cg_range {
     struct cg_list node;
-    uint64_t start;  // bytes
-    uint64_t end;    // bytes, exclusive
+    uint64_t start; // bytes
+    uint64_t end;   // bytes, exclusive
     bool exclusive;
-    uint8_t state;  // enum cg_range_state; 0 before the first use
+    uint8_t state; // enum cg_range_state; 0 before the first use
 };
 
 void cg_range_lock_init(struct cg_range_lock *lock);

@@ -12,13 +12,13 @@
 #include "volume/volume.h"
 
 // CurveBS's constants (reference: client rules).
-#define RPC_TIMEOUT_NS      (1 * CG_NS_PER_S)
-#define RPC_TIMEOUT_MAX     3U // doublings: 8 s
-#define RETRY_DELAY_NS      (100 * CG_NS_PER_MS)
-#define REDIRECT_DELAY_NS   (10 * CG_NS_PER_MS)
-#define OVERLOAD_DELAY_NS   (100 * CG_NS_PER_MS)
-#define OVERLOAD_MAX_NS     (8 * CG_NS_PER_S)
-#define OVERLOAD_DOUBLINGS  7U
+#define RPC_TIMEOUT_NS     (1 * CG_NS_PER_S)
+#define RPC_TIMEOUT_MAX    3U // doublings: 8 s
+#define RETRY_DELAY_NS     (100 * CG_NS_PER_MS)
+#define REDIRECT_DELAY_NS  (10 * CG_NS_PER_MS)
+#define OVERLOAD_DELAY_NS  (100 * CG_NS_PER_MS)
+#define OVERLOAD_MAX_NS    (8 * CG_NS_PER_S)
+#define OVERLOAD_DOUBLINGS 7U
 
 #define CHUNK_SERVICE "curve.chunkserver.ChunkService"
 
@@ -177,7 +177,7 @@ void vol_request_start(struct vol_request *request) {
         call->receive_capacity = 0;
         call->send_iov = request->iov_heap != NULL ? request->iov_heap : request->iov;
         call->send_iovcnt = request->iovcnt;
-        call->send_length = request->iovcnt == 0                          ? 0
+        call->send_length = request->iovcnt == 0                     ? 0
                             : request->kind == VOL_COMPARE_AND_WRITE ? 2 * request->length
                                                                      : request->length;
     }
@@ -232,8 +232,8 @@ static void send_now(struct vol_request *request) {
     }
     uint8_t message[VOL_MESSAGE_MAX];
     struct cg_rpc_call *call = &request->call;
-    uint64_t timeout = RPC_TIMEOUT_NS
-                       << (request->timeouts < RPC_TIMEOUT_MAX ? request->timeouts : RPC_TIMEOUT_MAX);
+    uint64_t timeout = RPC_TIMEOUT_NS << (request->timeouts < RPC_TIMEOUT_MAX ? request->timeouts
+                                                                              : RPC_TIMEOUT_MAX);
     call->request = message;
     call->request_length = vol_request_encode(request, message);
     call->timeout_ns = timeout < deadline - now ? timeout : deadline - now;
@@ -397,7 +397,8 @@ static void on_status(struct vol_request *request, uint32_t status) {
         retry_after(request, RETRY_DELAY_NS);
         return;
     default:
-        // DISK_FAIL, INVALID_REQUEST, CHUNK_EXIST; SETTLED, which cannot be for one that we wait for.
+        // DISK_FAIL, INVALID_REQUEST, CHUNK_EXIST; SETTLED, which cannot be for one that we wait
+        // for.
         refuse(request, status, -EIO);
         return;
     }

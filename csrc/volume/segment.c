@@ -65,8 +65,7 @@ enum vol_found vol_segment_find(struct vol_transfer *transfer, uint64_t chunk_in
                                 struct vol_segment **segment_out, struct vol_chunk **chunk) {
     struct cg_volume *volume = transfer->volume;
     uint64_t index = chunk_index / volume->chunks_per_segment;
-    struct vol_segment *segment =
-        index < volume->segment_slots ? volume->segments[index] : NULL;
+    struct vol_segment *segment = index < volume->segment_slots ? volume->segments[index] : NULL;
     if (segment == NULL) {
         segment = segment_get(volume, index);
         if (segment == NULL) {
@@ -143,8 +142,8 @@ static void ready(struct vol_segment *segment) {
 static void on_peers(struct cg_mds_call *call, int result) {
     struct vol_segment *segment = CG_CONTAINER_OF(call, struct vol_segment_call, mds)->segment;
     if (result == 0 && call->status == 0) {
-        result = vol_copyset_take_peers(segment->volume, call->pool, call->servers,
-                                        call->server_count);
+        result =
+            vol_copyset_take_peers(segment->volume, call->pool, call->servers, call->server_count);
         if (result != 0) {
             end_call(segment);
             fail_allocation(segment, result);

@@ -11,18 +11,18 @@
 #include <stdint.h>
 
 struct cg_layout {
-    uint64_t chunk_size;    // bytes
-    uint64_t stripe_unit;   // bytes, divides chunk_size; 0: no stripes
-    uint64_t stripe_count;  // at least 2 with stripes
+    uint64_t chunk_size;   // bytes
+    uint64_t stripe_unit;  // bytes, divides chunk_size; 0: no stripes
+    uint64_t stripe_count; // at least 2 with stripes
     uint64_t units_per_chunk;
-    uint32_t chunk_shift;  // log2(chunk_size), or 0 when it is no power of two
+    uint32_t chunk_shift; // log2(chunk_size), or 0 when it is no power of two
 };
 
 // A run of bytes that is contiguous in the volume and in one chunk.
 struct cg_piece {
     uint64_t chunk_index;
-    uint32_t chunk_offset;  // bytes
-    uint32_t length;        // bytes, at least 1
+    uint32_t chunk_offset; // bytes
+    uint32_t length;       // bytes, at least 1
 };
 
 // Stripes are active only when neither is 0 and the count is not 1, as in CurveBS. Returns 0, or

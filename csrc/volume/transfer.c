@@ -246,9 +246,9 @@ void vol_transfer_request_done(struct vol_transfer *transfer, struct vol_request
 }
 
 void vol_queue_run(struct cg_volume *volume) {
-    while (!cg_list_empty(&volume->queue) &&
-           (volume->fenced != 0 ||
-            (!cg_list_empty(&volume->free_requests) && vol_lease_ok(volume)))) {
+    while (
+        !cg_list_empty(&volume->queue) &&
+        (volume->fenced != 0 || (!cg_list_empty(&volume->free_requests) && vol_lease_ok(volume)))) {
         vol_transfer_advance(CG_CONTAINER_OF(volume->queue.next, struct vol_transfer, node));
     }
 }

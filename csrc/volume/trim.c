@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Which blocks of a segment are trimmed, and giving back segments that are trimmed as a whole: a
-// while after the last bit was set, and only if no request for the segment is in flight and all bits
-// are still set. Only the exclusive writer does it, and only under a fresh lease: nobody else may
-// write to the segment meanwhile.
+// while after the last bit was set, and only if no request for the segment is in flight and all
+// bits are still set. Only the exclusive writer does it, and only under a fresh lease: nobody else
+// may write to the segment meanwhile.
 //
 // The bitmaps are memory only: losing one loses the chance to give a segment back, no data.
 #include <errno.h>
@@ -16,14 +16,14 @@
 #include "volume/client.h"
 #include "volume/volume.h"
 
-#define BITMAPS_MAX      256U // 8 MiB with segments of 1 GiB
-#define RETURN_LIMIT_NS  (2 * CG_NS_PER_S)
+#define BITMAPS_MAX     256U // 8 MiB with segments of 1 GiB
+#define RETURN_LIMIT_NS (2 * CG_NS_PER_S)
 
 struct vol_trim {
     struct vol_segment *segment;
     struct cg_timer timer;
-    uint64_t blocks;   // in the segment
-    uint64_t trimmed;  // bits set
+    uint64_t blocks;  // in the segment
+    uint64_t trimmed; // bits set
     uint64_t bits[];
 };
 

@@ -32,18 +32,18 @@
 #include "volume/range_lock.h"
 #include "volume/split.h"
 
-#define VOL_BLOCK             4096U
-#define VOL_SEGMENTS_MAX      (1U << 22)
-#define VOL_INFLIGHT_DEFAULT  128U
-#define VOL_INFLIGHT_MAX      4096U
-#define VOL_IO_TIMEOUT_MS     25000U
-#define VOL_OPEN_TIMEOUT_MS   10000U
-#define VOL_REQUEST_NATIVE    (1U << 20)  // longest request, bytes
-#define VOL_REQUEST_CURVEBS   (64U << 10)
-#define VOL_REQUEST_IOV       4
-#define VOL_COMPARE_MAX       (1U << 20)  // longest compare-and-write, bytes
-#define VOL_SERVERS_MAX       4096U
-#define VOL_COPYSET_BUCKETS   256U
+#define VOL_BLOCK            4096U
+#define VOL_SEGMENTS_MAX     (1U << 22)
+#define VOL_INFLIGHT_DEFAULT 128U
+#define VOL_INFLIGHT_MAX     4096U
+#define VOL_IO_TIMEOUT_MS    25000U
+#define VOL_OPEN_TIMEOUT_MS  10000U
+#define VOL_REQUEST_NATIVE   (1U << 20) // longest request, bytes
+#define VOL_REQUEST_CURVEBS  (64U << 10)
+#define VOL_REQUEST_IOV      4
+#define VOL_COMPARE_MAX      (1U << 20) // longest compare-and-write, bytes
+#define VOL_SERVERS_MAX      4096U
+#define VOL_COPYSET_BUCKETS  256U
 
 struct vol_transfer;
 struct vol_request;
@@ -57,7 +57,7 @@ struct vol_more;
 enum vol_kind {
     VOL_READ,
     VOL_WRITE,
-    VOL_WRITE_ZERO_DATA,  // a write whose data is zeros: stores without WRITE_ZEROES
+    VOL_WRITE_ZERO_DATA, // a write whose data is zeros: stores without WRITE_ZEROES
     VOL_WRITE_ZEROES,
     VOL_TRIM,
     VOL_COMPARE_AND_WRITE,
@@ -71,25 +71,25 @@ static inline bool vol_kind_changes(enum vol_kind kind) {
 // A range of the volume on its way to or from memory, as any number of requests.
 struct vol_transfer {
     struct cg_volume *volume;
-    struct cg_list node;     // while waiting: the volume's queue or a segment's waiters
-    struct cg_timer timer;   // armed only while waiting
+    struct cg_list node;   // while waiting: the volume's queue or a segment's waiters
+    struct cg_timer timer; // armed only while waiting
     uint64_t deadline_ns;
     uint64_t offset;
     uint64_t length;
-    uint64_t cursor;  // bytes that need no more requests made
+    uint64_t cursor; // bytes that need no more requests made
     const struct iovec *iov;
     int iovcnt;
-    uint32_t pending;  // requests in flight, and the call that makes them
+    uint32_t pending; // requests in flight, and the call that makes them
     int error;
-    uint8_t kind;  // enum vol_kind
-    bool waiting;  // on a list
+    uint8_t kind; // enum vol_kind
+    bool waiting; // on a list
     bool no_hole;
     void (*done)(struct vol_transfer *transfer);
-    void *owner;  // for `done`
+    void *owner; // for `done`
 };
 
-// Starts a transfer: volume, deadline_ns, offset, length (not 0), iov, kind, done are set, the rest is
-// zero. `done` comes once, possibly inside this call; transfer->error says how it ended.
+// Starts a transfer: volume, deadline_ns, offset, length (not 0), iov, kind, done are set, the rest
+// is zero. `done` comes once, possibly inside this call; transfer->error says how it ended.
 void vol_transfer_start(struct vol_transfer *transfer);
 
 // Goes on after a wait: makes requests until it must wait again.
@@ -116,7 +116,7 @@ void vol_queue_run(struct cg_volume *volume);
 struct vol_io {
     struct vol_transfer transfer;
     struct cg_range range;
-    void *more;  // what only some operations need
+    void *more; // what only some operations need
 };
 _Static_assert(sizeof(struct vol_io) <= sizeof(((struct cg_io *)0)->internal),
                "cg_io has room for the core's state");
@@ -151,42 +151,43 @@ void vol_merge_compare(struct vol_io *io);
 void vol_merge_release(struct vol_io *io);
 void vol_merge_free(struct cg_volume *volume);
 
-// BLOCK_STATUS: adds what is known about the next `length` bytes. False when the caller's array is full.
+// BLOCK_STATUS: adds what is known about the next `length` bytes. False when the caller's array is
+// full.
 bool vol_status_add(struct vol_io *io, uint64_t length, bool allocated);
 
 // ---- Requests
 
 struct vol_request {
     struct cg_rpc_call call;
-    struct cg_list node;       // free list; or a copyset's waiters
-    struct cg_list unsettled;  // in order of sequence; changing requests of native volumes
-    struct cg_timer timer;     // backoff, or the deadline while waiting
+    struct cg_list node;      // free list; or a copyset's waiters
+    struct cg_list unsettled; // in order of sequence; changing requests of native volumes
+    struct cg_timer timer;    // backoff, or the deadline while waiting
     struct cg_volume *volume;
     struct vol_transfer *transfer;
     struct vol_segment *segment;
     struct vol_copyset *copyset;
-    struct vol_server *sent_to;  // the last try's
+    struct vol_server *sent_to; // the last try's
     uint64_t chunk_id;
     uint64_t sequence;
-    uint64_t segment_offset;  // bytes, in the order of the segment's chunks
+    uint64_t segment_offset; // bytes, in the order of the segment's chunks
     uint64_t retry_delay_ns; // if the leader turns out to be the same
     uint32_t chunk_offset;
     uint32_t length;
     uint32_t timeouts;
     uint32_t overloads;
-    uint8_t kind;  // enum vol_kind
+    uint8_t kind; // enum vol_kind
     bool in_flight;
-    bool waiting;  // for a leader
-    bool paused;   // for the lease
-    uint32_t mismatch;  // COMPARE_AND_WRITE
-    struct cg_local_door *door;  // READ: the way around requests at this server, or NULL
-    uint64_t generation;         // of its map, when the request left
+    bool waiting;               // for a leader
+    bool paused;                // for the lease
+    uint32_t mismatch;          // COMPARE_AND_WRITE
+    struct cg_local_door *door; // READ: the way around requests at this server, or NULL
+    uint64_t generation;        // of its map, when the request left
     int iovcnt;
-    struct iovec *iov_heap;  // when iov is too small
+    struct iovec *iov_heap; // when iov is too small
     struct iovec iov[VOL_REQUEST_IOV];
-    const uint8_t *runs;  // BLOCK_STATUS, valid while the transfer is told
+    const uint8_t *runs; // BLOCK_STATUS, valid while the transfer is told
     uint32_t runs_length;
-    bool hole;  // READ, BLOCK_STATUS: the chunk does not exist
+    bool hole; // READ, BLOCK_STATUS: the chunk does not exist
 };
 
 // Allocates the volume's inflight_max requests. 0 or -ENOMEM.
@@ -234,30 +235,31 @@ struct vol_server {
     char address[CG_MDS_ADDRESS_MAX];
 };
 
-// The client's connection to a chunkserver. NULL when the address makes no sense or memory is short.
+// The client's connection to a chunkserver. NULL when the address makes no sense or memory is
+// short.
 struct vol_server *vol_server_get(struct cg_client *client, const char *address);
 
 struct vol_peer {
-    char internal[CG_MDS_ADDRESS_MAX];  // as replicas name it
+    char internal[CG_MDS_ADDRESS_MAX]; // as replicas name it
     struct vol_server *server;
 };
 
 struct vol_leader_query;
 
 struct vol_copyset {
-    struct cg_list node;  // hash chain
-    struct cg_list waiting;  // requests
+    struct cg_list node;    // hash chain
+    struct cg_list waiting; // requests
     struct cg_volume *volume;
     uint32_t pool;
     uint32_t id;
     struct vol_peer peers[CG_MDS_PEERS_MAX];
     unsigned peer_count;
-    int leader;  // index, or -1
+    int leader; // index, or -1
     int last_leader;
-    unsigned rounds;    // of asking for the leader, failed
-    unsigned suspects;  // times in a row that the leader was doubted
+    unsigned rounds;   // of asking for the leader, failed
+    unsigned suspects; // times in a row that the leader was doubted
     bool looking;
-    struct cg_timer timer;  // between rounds
+    struct cg_timer timer; // between rounds
     struct vol_leader_query *query;
     struct cg_mds_call peers_call;
 };
@@ -275,8 +277,8 @@ static inline struct vol_server *vol_copyset_leader(const struct vol_copyset *co
     return copyset->leader < 0 ? NULL : copyset->peers[copyset->leader].server;
 }
 
-// Looks for the leader unless that is under way; vol_request_routed is called, later, for each request
-// on copyset->waiting. `suspect` (may be NULL): the server that did not do.
+// Looks for the leader unless that is under way; vol_request_routed is called, later, for each
+// request on copyset->waiting. `suspect` (may be NULL): the server that did not do.
 void vol_copyset_find_leader(struct vol_copyset *copyset, const struct vol_server *suspect);
 
 // A request was answered by the leader.
@@ -288,9 +290,9 @@ static inline void vol_copyset_confirm(struct vol_copyset *copyset) {
 
 enum vol_segment_state {
     VOL_SEGMENT_UNKNOWN,
-    VOL_SEGMENT_HOLE,  // cached only by the exclusive writer
+    VOL_SEGMENT_HOLE, // cached only by the exclusive writer
     VOL_SEGMENT_READY,
-    VOL_SEGMENT_RETURNING,  // being deallocated: IO waits
+    VOL_SEGMENT_RETURNING, // being deallocated: IO waits
 };
 
 struct vol_chunk {
@@ -302,11 +304,11 @@ struct vol_segment {
     struct cg_volume *volume;
     uint64_t index;
     enum vol_segment_state state;
-    uint32_t requests;       // in flight
-    struct cg_list waiters;  // transfers
-    struct cg_mds_call *call;  // under way, or NULL; part of a vol_segment_call
-    uint32_t *copyset_ids;     // of `call`
-    struct vol_trim *trim;     // NULL: nothing trimmed
+    uint32_t requests;        // in flight
+    struct cg_list waiters;   // transfers
+    struct cg_mds_call *call; // under way, or NULL; part of a vol_segment_call
+    uint32_t *copyset_ids;    // of `call`
+    struct vol_trim *trim;    // NULL: nothing trimmed
     struct vol_chunk chunks[];
 };
 
@@ -344,7 +346,7 @@ void vol_trim_free(struct vol_segment *segment);
 // Counters with one writer at a time; other threads read them.
 struct vol_counters {
     _Atomic uint64_t reads, writes, others, read_bytes, written_bytes, errors;
-    _Atomic uint64_t local_reads, local_bytes;  // without a request; any thread counts
+    _Atomic uint64_t local_reads, local_bytes; // without a request; any thread counts
     _Atomic uint64_t requests, retries, redirects, timeouts, overloads, inflight;
 };
 
@@ -359,7 +361,7 @@ struct closing;
 struct cg_volume {
     struct cg_client *client;
     struct cg_reactor *reactor;
-    struct cg_list node;  // the client's volumes
+    struct cg_list node; // the client's volumes
     char *path;
     uint32_t flags;
     uint64_t io_timeout_ns;
@@ -380,15 +382,15 @@ struct cg_volume {
 
     uint64_t client_id;
     uint64_t next_sequence;
-    struct cg_list unsettled;  // requests, oldest first
+    struct cg_list unsettled; // requests, oldest first
 
     struct vol_request *requests;
     uint32_t inflight_max;
     struct cg_list free_requests;
-    struct cg_list queue;   // transfers that wait for a request or the lease
-    struct cg_list paused;  // requests that wait for the lease
+    struct cg_list queue;  // transfers that wait for a request or the lease
+    struct cg_list paused; // requests that wait for the lease
     struct cg_range_lock ranges;
-    bool granting;  // ranges are being handed out
+    bool granting; // ranges are being handed out
     struct vol_more *more_free;
     unsigned more_kept;
     struct vol_segment **segments;
@@ -396,23 +398,23 @@ struct cg_volume {
     struct cg_list copysets[VOL_COPYSET_BUCKETS];
     unsigned trim_count;
 
-    int fenced;  // 0, or the errno of all IO from now on
+    int fenced; // 0, or the errno of all IO from now on
     bool closing;
-    atomic_bool leased;  // a lease was ever granted
+    atomic_bool leased; // a lease was ever granted
     uint64_t lease_ns;
-    _Atomic uint64_t lease_end_boot_ns;  // IO pauses from here on, CLOCK_BOOTTIME
+    _Atomic uint64_t lease_end_boot_ns; // IO pauses from here on, CLOCK_BOOTTIME
     char session[CG_MDS_SESSION_MAX];
     struct cg_mds_call session_call;
     struct cg_timer session_timer;
-    bool refresh_soon;  // asked for while one was under way
+    bool refresh_soon; // asked for while one was under way
     struct vol_opening *opening;
     struct closing *closer;
-    uint64_t ios;  // begun and not completed
+    uint64_t ios; // begun and not completed
     void (*drained)(struct cg_volume *volume);
 
-    struct cg_local_reader *local;  // NULL: all reads go by request
+    struct cg_local_reader *local; // NULL: all reads go by request
     struct vol_counters counters;
-    uint32_t random;  // jitter
+    uint32_t random; // jitter
 };
 
 // Whether IO may go on: the lease has not run to its three quarters.

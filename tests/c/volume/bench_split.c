@@ -13,10 +13,10 @@
 #include "volume/client.h"
 #include "volume/volume.h"
 
-#define BATCH      32U
-#define CHUNK      (16U << 20)
-#define SEGMENT    (1U << 30)
-#define LIMIT_NS   1000.0
+#define BATCH    32U
+#define CHUNK    (16U << 20)
+#define SEGMENT  (1U << 30)
+#define LIMIT_NS 1000.0
 
 // ---- The stub
 

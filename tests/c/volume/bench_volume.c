@@ -90,7 +90,8 @@ static void prefill(void) {
 
 int main(int argc, char **argv) {
     if (argc < 6) {
-        fprintf(stderr, "usage: bench_volume MDS VOLUME read|write threads|depth COUNT [SECONDS]\n");
+        fprintf(stderr,
+                "usage: bench_volume MDS VOLUME read|write threads|depth COUNT [SECONDS]\n");
         return 2;
     }
     struct cg_client *client;
@@ -120,8 +121,12 @@ int main(int argc, char **argv) {
         slot->data = aligned_alloc(BLOCK, BLOCK);
         memset(slot->data, (int)i, BLOCK);
         slot->iov = (struct iovec){slot->data, BLOCK};
-        slot->io = (struct cg_io){.op = op, .length = BLOCK, .iov = &slot->iov, .iovcnt = 1,
-                                  .done = on_done, .user = slot};
+        slot->io = (struct cg_io){.op = op,
+                                  .length = BLOCK,
+                                  .iov = &slot->iov,
+                                  .iovcnt = 1,
+                                  .done = on_done,
+                                  .user = slot};
         if (with_threads) {
             pthread_create(&threads[i], NULL, blocking, slot);
         } else {
@@ -141,12 +146,13 @@ int main(int argc, char **argv) {
     getrusage(RUSAGE_SELF, &after);
     unsigned long ios = atomic_load(&total);
     double cpu_us = (double)(after.ru_utime.tv_sec - before.ru_utime.tv_sec +
-                             after.ru_stime.tv_sec - before.ru_stime.tv_sec) * 1e6 +
+                             after.ru_stime.tv_sec - before.ru_stime.tv_sec) *
+                        1e6 +
                     (double)(after.ru_utime.tv_usec - before.ru_utime.tv_usec +
                              after.ru_stime.tv_usec - before.ru_stime.tv_usec);
     long switches = after.ru_nvcsw - before.ru_nvcsw + after.ru_nivcsw - before.ru_nivcsw;
-    printf("%s %s %u: %.0f/s, %.1f us CPU and %.2f switches per request\n", argv[3], argv[4],
-           count, (double)ios / took, cpu_us / (double)ios, (double)switches / (double)ios);
+    printf("%s %s %u: %.0f/s, %.1f us CPU and %.2f switches per request\n", argv[3], argv[4], count,
+           (double)ios / took, cpu_us / (double)ios, (double)switches / (double)ios);
     cg_volume_close(volume);
     cg_client_destroy(client);
     return 0;

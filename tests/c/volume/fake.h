@@ -21,7 +21,7 @@
 enum fake_role { FAKE_MDS, FAKE_CHUNKSERVER };
 
 struct fake_chunk {
-    uint8_t *data; // NULL: never written
+    uint8_t *data;      // NULL: never written
     uint8_t *allocated; // by block of 4096
 };
 
@@ -29,7 +29,7 @@ struct fake_log {
     int server;
     char method[40];
     curve_chunkserver_ChunkRequest request; // of ChunkService's data methods
-    uint64_t offset; // of GetOrAllocateSegment, DeAllocateSegment
+    uint64_t offset;                        // of GetOrAllocateSegment, DeAllocateSegment
     bool allocate;
 };
 
@@ -50,8 +50,8 @@ struct fake_seen {
     int server;
     const char *method;
     const curve_chunkserver_ChunkRequest *chunk; // NULL for others
-    int32_t status; // for FAKE_ANSWER_STATUS
-    unsigned delay_ms; // before it is answered; other connections go on
+    int32_t status;                              // for FAKE_ANSWER_STATUS
+    unsigned delay_ms;                           // before it is answered; other connections go on
 };
 
 struct fake_server {
@@ -81,9 +81,9 @@ struct fake {
     enum fake_verdict (*hook)(struct fake_seen *seen);
     int leader; // index of the peer
     uint64_t seq;
-    uint64_t epoch; // of the file
+    uint64_t epoch;       // of the file
     uint64_t store_epoch; // what chunkservers were told
-    bool session_gone; // the next refresh says so
+    bool session_gone;    // the next refresh says so
     bool refuse_refresh;
     unsigned opens, closes, refreshes, raises, updates;
     uint64_t next_chunk;

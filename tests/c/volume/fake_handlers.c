@@ -11,7 +11,7 @@
 #include "gateway/proto/nameserver2.pb.h"
 #include "gateway/proto/topology.pb.h"
 
-#define BLOCK 4096U
+#define BLOCK         4096U
 #define COPYSET_COUNT 2U
 
 typedef curve_chunkserver_ChunkRequest chunk_request;
@@ -170,8 +170,7 @@ static bool encode_chunks(pb_ostream_t *stream, const pb_field_t *field, void *c
 
 static void on_segment(struct fake *fake, const struct fake_call *call, struct fake_reply *reply,
                        struct fake_log *entry) {
-    curve_mds_GetOrAllocateSegmentRequest request =
-        curve_mds_GetOrAllocateSegmentRequest_init_zero;
+    curve_mds_GetOrAllocateSegmentRequest request = curve_mds_GetOrAllocateSegmentRequest_init_zero;
     curve_mds_GetOrAllocateSegmentResponse m = curve_mds_GetOrAllocateSegmentResponse_init_zero;
     decode(call, curve_mds_GetOrAllocateSegmentRequest_fields, &request);
     entry->offset = request.offset;
@@ -185,22 +184,21 @@ static void on_segment(struct fake *fake, const struct fake_call *call, struct f
         fake->next_chunk += fake->segment_size / fake->chunk_size;
     }
     struct segment_reply segment = {fake, *first};
-    m.statusCode = *first != 0 ? curve_mds_StatusCode_kOK
-                               : curve_mds_StatusCode_kSegmentNotAllocated;
+    m.statusCode =
+        *first != 0 ? curve_mds_StatusCode_kOK : curve_mds_StatusCode_kSegmentNotAllocated;
     if (*first != 0) {
         m.has_pageFileSegment = true;
         m.pageFileSegment.logicalPoolID = 1;
         m.pageFileSegment.startOffset = request.offset;
         m.pageFileSegment.segmentSize = fake->segment_size;
         m.pageFileSegment.chunkSize = fake->chunk_size;
-        m.pageFileSegment.chunks =
-            (pb_callback_t){.funcs.encode = encode_chunks, .arg = &segment};
+        m.pageFileSegment.chunks = (pb_callback_t){.funcs.encode = encode_chunks, .arg = &segment};
     }
     reply_with(reply, curve_mds_GetOrAllocateSegmentResponse_fields, &m);
 }
 
-static void on_deallocate(struct fake *fake, const struct fake_call *call,
-                          struct fake_reply *reply, struct fake_log *entry) {
+static void on_deallocate(struct fake *fake, const struct fake_call *call, struct fake_reply *reply,
+                          struct fake_log *entry) {
     curve_mds_DeAllocateSegmentRequest request = curve_mds_DeAllocateSegmentRequest_init_zero;
     curve_mds_DeAllocateSegmentResponse m = {.statusCode = curve_mds_StatusCode_kOK};
     decode(call, curve_mds_DeAllocateSegmentRequest_fields, &request);
@@ -262,7 +260,8 @@ static void chunk_zero(struct fake_chunk *chunk, uint32_t offset, uint32_t lengt
 }
 
 // What the protocol forbids. 0, or the status CurveBS would answer.
-static int32_t judge(struct fake *fake, const struct fake_call *call, const chunk_request *request) {
+static int32_t judge(struct fake *fake, const struct fake_call *call,
+                     const chunk_request *request) {
     bool write = strcmp(call->method, "WriteChunk") == 0;
     bool compare = strcmp(call->method, "CompareAndWriteChunk") == 0;
     bool read = strcmp(call->method, "ReadChunk") == 0;
@@ -459,8 +458,8 @@ static void dispatch(struct fake *fake, struct fake_call *call, const chunk_requ
 }
 
 static bool is_data_method(const char *method) {
-    static const char *const names[] = {"ReadChunk",  "WriteChunk",           "WriteZeroesChunk",
-                                        "TrimChunk",  "CompareAndWriteChunk", "GetBlockStatus"};
+    static const char *const names[] = {"ReadChunk", "WriteChunk",           "WriteZeroesChunk",
+                                        "TrimChunk", "CompareAndWriteChunk", "GetBlockStatus"};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (strcmp(method, names[i]) == 0) {
             return true;

@@ -3,7 +3,8 @@
 // The captured conversation of libcurve with a running CurveBS, replayed against the IO core: a
 // server that accepts exactly the captured requests and answers with the captured replies. Not
 // compared, because they differ from run to run: dates, correlation ids, brpc's log ids, ports, the
-// client's version and address. The epoch's calls are not in the capture; a shared opening makes none.
+// client's version and address. The epoch's calls are not in the capture; a shared opening makes
+// none.
 #include <pb_decode.h>
 #include <pb_encode.h>
 #include <setjmp.h>
@@ -88,7 +89,8 @@ static bool decode_meta(const uint8_t *bytes, uint32_t length, brpc_policy_RpcMe
     return pb_decode(&stream, brpc_policy_RpcMeta_fields, meta);
 }
 
-// The captured meta with this run's correlation id and without brpc's log id must be ours to the byte.
+// The captured meta with this run's correlation id and without brpc's log id must be ours to the
+// byte.
 static bool same_meta(const struct captured *expected, const struct fake_call *call) {
     brpc_policy_RpcMeta theirs;
     brpc_policy_RpcMeta ours;
@@ -177,7 +179,7 @@ static void put_ports(struct fake *fake, struct fake_reply *reply) {
 
 static bool is_pattern(const uint8_t *data, uint32_t length) {
     for (uint32_t i = 0; i < length; i++) {
-        if (data[i] != (uint8_t)"CURVEBS!"[i % 8]) {
+        if (data[i] != (uint8_t) "CURVEBS!"[i % 8]) {
             return false;
         }
     }
@@ -215,7 +217,7 @@ enum fake_verdict fake_handle(struct fake_call *call, struct fake_reply *reply) 
         reply->attachment_length = 4096;
         reply->attachment = malloc(4096);
         for (uint32_t i = 0; i < 4096; i++) {
-            reply->attachment[i] = (uint8_t)"CURVEBS!"[i % 8];
+            reply->attachment[i] = (uint8_t) "CURVEBS!"[i % 8];
         }
     }
     pthread_mutex_unlock(&fake->lock);
@@ -249,7 +251,7 @@ static void libcurves_conversation_is_ours(void **state) {
     assert_int_equal(info.segment_size, 1U << 30);
     uint8_t data[4096];
     for (size_t i = 0; i < sizeof(data); i++) {
-        data[i] = (uint8_t)"CURVEBS!"[i % 8];
+        data[i] = (uint8_t) "CURVEBS!"[i % 8];
     }
     assert_int_equal(cg_pwrite(volume, data, sizeof(data), 8192), 0);
     memset(data, 0, sizeof(data));
@@ -271,8 +273,8 @@ static void libcurves_conversation_is_ours(void **state) {
     for (unsigned k = 0; k < sizeof(needed) / sizeof(needed[0]); k++) {
         unsigned seen = 0;
         for (unsigned i = 0; i < message_count; i++) {
-            seen += messages[i].request && strcmp(messages[i].method, needed[k]) == 0 ? asked[i]
-                                                                                       : 0;
+            seen +=
+                messages[i].request && strcmp(messages[i].method, needed[k]) == 0 ? asked[i] : 0;
         }
         assert_true(seen > 0);
     }

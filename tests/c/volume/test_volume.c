@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "copygate.h"
 #include "fake.h"
+#include "volume/client.h"
 
 #define MIB (1U << 20)
 
@@ -228,26 +229,30 @@ static void ranges_beyond_the_end_are_refused(void **state) {
     bench_end(bench);
 }
 
+static void count_done(struct cg_io *io) {
+    atomic_fetch_add((atomic_int *)io->user, 1);
+}
+
 static void scattered_memory_is_read_and_written(bool native) {
     struct bench *bench = bench_new(native);
     bench_start(bench, 0, 0);
     enum { PARTS = 37 };
-    static uint8_t out[PARTS][5000], in[PARTS][5000];
-    struct iovec write_iov[PARTS], read_iov[PARTS];
+    static uint8_t out[PARTS][5000];
+    static struct iovec write_iov[PARTS];
     uint64_t total = 0;
     for (int i = 0; i < PARTS; i++) {
         size_t size = (size_t)(i * 131 + 1);
         fill(out[i], size, (unsigned)i);
         write_iov[i] = (struct iovec){out[i], size};
-        read_iov[PARTS - 1 - i] = (struct iovec){in[i], size};
         total += size;
     }
-    (void)read_iov;
-    struct cg_io io = {.op = CG_OP_WRITE, .offset = MIB - 3000, .length = total, .iov = write_iov,
+    struct cg_io io = {.op = CG_OP_WRITE,
+                       .offset = MIB - 3000,
+                       .length = total,
+                       .iov = write_iov,
                        .iovcnt = PARTS};
     static atomic_int done;
     atomic_store(&done, 0);
-    extern void count_done(struct cg_io *);
     io.done = count_done;
     io.user = &done;
     cg_submit(bench->volume, &io);
@@ -264,11 +269,6 @@ static void scattered_memory_is_read_and_written(bool native) {
     }
     free(flat);
     bench_end(bench);
-}
-
-void count_done(struct cg_io *io);
-void count_done(struct cg_io *io) {
-    atomic_fetch_add((atomic_int *)io->user, 1);
 }
 
 static void iovecs_of_many_parts_work(void **state) {
@@ -330,6 +330,45 @@ static void block_status_tells_what_is_allocated(void **state) {
     assert_int_equal(extents[0].length, 50);
     assert_int_equal(extents[0].flags, CG_EXTENT_DATA);
     bench_end(bench);
+}
+
+static void a_segment_trimmed_as_a_whole_is_given_back(bool native) {
+    struct bench *bench = bench_new(native);
+    fake_start(&bench->fake);
+    start_client(bench, CG_CLIENT_OWN_THREAD);
+    bench->client->trim_delay_ns = 200 * CG_NS_PER_MS;
+    open_volume(bench, 0, 0);
+    uint8_t data[4096];
+    memset(data, 7, sizeof(data));
+    assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 5 * MIB), 0);
+    assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 9 * MIB), 0);
+    // In two parts; a write in between takes part of it back.
+    assert_int_equal(cg_trim(bench->volume, 2 * MIB, 4 * MIB), 0);
+    assert_int_equal(cg_pwrite(bench->volume, data, 100, 4 * MIB + 50), 0);
+    assert_int_equal(cg_trim(bench->volume, 2 * MIB, 6 * MIB), 0);
+    usleep(400000);
+    assert_int_equal(fake_count(&bench->fake, "DeAllocateSegment"), 0);
+    assert_int_equal(cg_trim(bench->volume, MIB, 4 * MIB), 0);
+    usleep(100000);
+    assert_int_equal(fake_count(&bench->fake, "DeAllocateSegment"), 0);
+    usleep(400000);
+    assert_int_equal(fake_count(&bench->fake, "DeAllocateSegment"), 1);
+    assert_int_equal(cg_pread(bench->volume, data, sizeof(data), 5 * MIB), 0);
+    for (size_t i = 0; i < sizeof(data); i++) {
+        assert_int_equal(data[i], 0);
+    }
+    // Its neighbour is there, and it can be written again.
+    assert_int_equal(cg_pread(bench->volume, data, sizeof(data), 9 * MIB), 0);
+    assert_int_equal(data[0], 7);
+    assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 5 * MIB), 0);
+    assert_int_equal(fake_byte(&bench->fake, 5 * MIB), 7);
+    bench_end(bench);
+}
+
+static void whole_segments_are_given_back_on_both(void **state) {
+    (void)state;
+    a_segment_trimmed_as_a_whole_is_given_back(true);
+    a_segment_trimmed_as_a_whole_is_given_back(false);
 }
 
 static void fast_zero_is_refused_where_it_is_not_fast(void **state) {
@@ -441,6 +480,13 @@ static void an_io_ends_at_its_deadline(void **state) {
     bench_end(bench);
 }
 
+static void *bring_up(void *argument) {
+    struct fake *fake = argument;
+    usleep(400000);
+    fake_down(fake, fake_peer(fake, 0), false);
+    return NULL;
+}
+
 static void a_chunkserver_that_comes_back_is_used_again(void **state) {
     (void)state;
     struct bench *bench = bench_new(true);
@@ -449,7 +495,6 @@ static void a_chunkserver_that_comes_back_is_used_again(void **state) {
     assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 0), 0);
     fake_down(&bench->fake, fake_peer(&bench->fake, 0), true);
     pthread_t up;
-    extern void *bring_up(void *);
     assert_int_equal(pthread_create(&up, NULL, bring_up, &bench->fake), 0);
     uint64_t start = cg_now_ns();
     memset(data, 0, sizeof(data));
@@ -458,14 +503,6 @@ static void a_chunkserver_that_comes_back_is_used_again(void **state) {
     assert_in_range(cg_now_ns() - start, 300 * CG_NS_PER_MS, 2000 * CG_NS_PER_MS);
     pthread_join(up, NULL);
     bench_end(bench);
-}
-
-void *bring_up(void *argument);
-void *bring_up(void *argument) {
-    struct fake *fake = argument;
-    usleep(400000);
-    fake_down(fake, fake_peer(fake, 0), false);
-    return NULL;
 }
 
 static void a_new_leader_is_found_in_milliseconds(void **state) {
@@ -667,16 +704,10 @@ static void resize_and_sequence_come_with_the_refresh(void **state) {
 
 enum { MANY = 600 };
 
-static enum fake_verdict slow_reads(struct fake_seen *seen) {
-    (void)seen;
-    return FAKE_SERVE;
-}
-
 static void a_burst_is_queued_and_never_more_than_allowed_in_flight(void **state) {
     (void)state;
     struct bench *bench = bench_new(true);
     bench_start(bench, 0, 0);
-    set_hook(bench, slow_reads);
     static struct cg_io ios[MANY];
     static struct cg_io *pointers[MANY];
     static uint8_t data[MANY][4096];
@@ -749,8 +780,13 @@ static void threads_that_share_blocks_lose_nothing(bool native) {
     }
     // Both kinds of submission at once: the thread that drives changes all the time.
     for (int i = 0; i < 100; i++) {
-        io = (struct cg_io){.op = CG_OP_WRITE, .offset = 8 * MIB, .length = 4096, .iov = &iov,
-                            .iovcnt = 1, .done = count_done, .user = &done};
+        io = (struct cg_io){.op = CG_OP_WRITE,
+                            .offset = 8 * MIB,
+                            .length = 4096,
+                            .iov = &iov,
+                            .iovcnt = 1,
+                            .done = count_done,
+                            .user = &done};
         cg_submit(bench->volume, &io);
         while (atomic_load(&done) <= i) {
             usleep(100);
@@ -789,8 +825,12 @@ static void closing_waits_for_io_in_flight(void **state) {
     uint8_t data[4096] = {7};
     struct iovec iov = {data, sizeof(data)};
     atomic_int done = 0;
-    struct cg_io io = {.op = CG_OP_WRITE, .length = 4096, .iov = &iov, .iovcnt = 1,
-                       .done = count_done, .user = &done};
+    struct cg_io io = {.op = CG_OP_WRITE,
+                       .length = 4096,
+                       .iov = &iov,
+                       .iovcnt = 1,
+                       .done = count_done,
+                       .user = &done};
     cg_submit(bench->volume, &io);
     usleep(50000);
     cg_volume_close(bench->volume);
@@ -842,8 +882,12 @@ static void a_foreign_loop_drives_everything(void **state) {
     static struct cg_io more[200];
     atomic_int done = 0;
     for (int i = 0; i < 200; i++) {
-        more[i] = (struct cg_io){.op = CG_OP_READ, .length = 4096, .iov = &iov[0], .iovcnt = 1,
-                                 .done = count_done, .user = &done};
+        more[i] = (struct cg_io){.op = CG_OP_READ,
+                                 .length = 4096,
+                                 .iov = &iov[0],
+                                 .iovcnt = 1,
+                                 .done = count_done,
+                                 .user = &done};
         cg_submit(bench->volume, &more[i]);
     }
     while (atomic_load(&done) < 200) {
@@ -902,6 +946,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(iovecs_of_many_parts_work),
         cmocka_unit_test(compare_and_write_works_everywhere),
         cmocka_unit_test(block_status_tells_what_is_allocated),
+        cmocka_unit_test(whole_segments_are_given_back_on_both),
         cmocka_unit_test(fast_zero_is_refused_where_it_is_not_fast),
         cmocka_unit_test(overload_is_waited_out),
         cmocka_unit_test(a_lost_connection_repeats_the_same_write),
