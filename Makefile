@@ -21,7 +21,7 @@ export MESON_NUM_PROCESSES := $(JOBS)
 
 SOURCES := $(shell find csrc gateway -type f ! -name '*.pyc' 2>/dev/null) \
 	meson.build meson_options.txt pyproject.toml
-WARNINGS := -Dwerror=true -Dpython=false -Dtests=true
+C_ONLY := -Dwerror=true -Dpython=false -Dtests=true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -65,7 +65,7 @@ demo: $(VENV)/.built ## Show it: store, volume, NBD export, ext4 image, fio; sto
 	@$(BIN)/python -m gateway.cli.demo
 
 $(BUILD)/c/build.ninja: $(VENV)/.ready $(VENV)/.deps-test
-	meson setup $(BUILD)/c $(WARNINGS)
+	meson setup $(BUILD)/c $(C_ONLY)
 
 test: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-vm $(BUILD)/c/build.ninja ## All tests: C, then Python
 	@$(BIN)/python packaging/run_tests.py --c $(BUILD)/c -- $(PYTEST_ARGS)
@@ -76,19 +76,23 @@ test-c: $(BUILD)/c/build.ninja ## The C tests alone
 test-python: $(VENV)/.built $(VENV)/.deps-test ## The Python tests alone
 	$(BIN)/pytest $(PYTEST_ARGS)
 
+# The package too is built with the sanitizers, and installed below the build folder: the whole store
+# then runs under them, Python's part as it is.
+SANITIZED := -Dtests=true -Dwerror=true -Db_lundef=false
+
 $(BUILD)/asan/build.ninja: $(VENV)/.ready $(VENV)/.deps-test
-	meson setup $(BUILD)/asan $(WARNINGS) -Db_sanitize=address,undefined -Db_lundef=false
+	meson setup $(BUILD)/asan $(SANITIZED) -Db_sanitize=address,undefined --prefix=$(abspath $(BUILD))/asan/root
 
 $(BUILD)/tsan/build.ninja: $(VENV)/.ready $(VENV)/.deps-test
-	meson setup $(BUILD)/tsan $(WARNINGS) -Db_sanitize=thread -Db_lundef=false
+	meson setup $(BUILD)/tsan $(SANITIZED) -Db_sanitize=thread --prefix=$(abspath $(BUILD))/tsan/root
 
-test-asan: $(VENV)/.built $(BUILD)/asan/build.ninja ## C tests, and NBD IO, under ASan and UBSan
+test-asan: $(VENV)/.built $(BUILD)/asan/build.ninja ## C tests and NBD IO under ASan and UBSan
 	meson test -C $(BUILD)/asan --print-errorlogs --timeout-multiplier 5
-	packaging/sanitized-io.sh address $(BUILD)/asan
+	packaging/sanitized-io.sh address $(BUILD)/asan $(BIN)
 
-test-tsan: $(VENV)/.built $(BUILD)/tsan/build.ninja ## C tests, and NBD IO, under TSan
-	meson test -C $(BUILD)/tsan --print-errorlogs --timeout-multiplier 10
-	packaging/sanitized-io.sh thread $(BUILD)/tsan
+test-tsan: $(VENV)/.built $(BUILD)/tsan/build.ninja ## C tests and NBD IO under TSan
+	setarch -R meson test -C $(BUILD)/tsan --print-errorlogs --timeout-multiplier 10
+	packaging/sanitized-io.sh thread $(BUILD)/tsan $(BIN)
 
 C_FILES = $(shell git ls-files -co --exclude-standard 'csrc/*.[ch]' 'tests/*.[ch]')
 
@@ -109,8 +113,7 @@ bench: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-bench ## Measure, and pri
 	$(BIN)/python bench/run.py
 
 $(BUILD)/fuzz/build.ninja: $(VENV)/.ready $(VENV)/.deps-fuzz
-	CC=clang-14 meson setup $(BUILD)/fuzz $(WARNINGS) -Dfuzz=true -Dwerror=false -Db_lundef=false \
-		-Db_sanitize=address,undefined
+	CC=clang-14 meson setup $(BUILD)/fuzz -Dfuzz=true -Dpython=false -Dtests=true
 
 fuzz: $(BUILD)/fuzz/build.ninja ## Fuzz the parsers for FUZZ_SECONDS (60) each
 	meson compile -C $(BUILD)/fuzz

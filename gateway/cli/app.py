@@ -106,7 +106,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) 
     if count == 0:
         click.echo(empty)
         return
-    console().print(drawn)
+    target = console()
+    # As wide as it has to be: a cell that is cut off helps nobody, and a file has no width.
+    unbounded = target.options.update(max_width=10_000)
+    target.width = max(target.width, target.measure(drawn, options=unbounded).maximum)
+    target.print(drawn)
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
@@ -117,7 +121,7 @@ def pairs(rows: Iterable[tuple[str, object]]) -> None:
         click.echo(f"{name + ':':<{width + 1}} {value}")
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[int]):
     """A size in bytes, written 4096, 512M, 10G or 1TiB: powers of two."""
 
     name = "size"
@@ -264,10 +268,8 @@ def pass_app(function: Callable[..., Any]) -> Callable[..., Any]:
 class _UtcFormatter(logging.Formatter):
     """2026-11-21T01:47:38.123Z INFO mds: text, always on one line."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", self.converter(record.created))
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         source = record.name.removeprefix("gateway.")
         text = record.getMessage()
         if record.exc_info:

@@ -76,15 +76,12 @@ def tool(name: str, package: str) -> str:
     return found
 
 
-def run_json(command: Sequence[str], what: str) -> dict[str, Any]:
+def run_json(command: Sequence[str], what: str) -> Any:
     """Runs a tool that answers in JSON; a failure carries its last line."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise InvalidArgumentError(f"{what}: {_last_line(result.stderr)}")
-    answer = json.loads(result.stdout)
-    if not isinstance(answer, dict):
-        raise InvalidArgumentError(f"{what}: unexpected answer of {command[0]}")
-    return answer
+    return json.loads(result.stdout)
 
 
 def _last_line(text: str) -> str:
@@ -100,6 +97,8 @@ def examine(path: Path, image_format: str | None, allow_backing: bool) -> Image:
     """
     if path.is_dir():
         raise InvalidArgumentError("the image is a folder", context={"image": path})
+    if path.exists() and not path.is_file() and not path.is_block_device():
+        raise InvalidArgumentError("the image is no file", context={"image": path})
     try:
         with path.open("rb") as file:
             magic = file.read(4)
@@ -108,7 +107,7 @@ def examine(path: Path, image_format: str | None, allow_backing: bool) -> Image:
     found = image_format or ("qcow2" if magic == QCOW2_MAGIC else "raw")
     qemu_img = tool("qemu-img", "qemu-utils")
     name = str(path.absolute())
-    info = run_json([qemu_img, "info", "--output=json", "-f", found, name], "Cannot read the image")
+    info = run_json([qemu_img, "info", "--output=json", "-f", found, name], "cannot read the image")
     specific = info.get("format-specific", {}).get("data", {})
     outside = info.get("full-backing-filename") or specific.get("data-file")
     if outside and not allow_backing:
@@ -121,9 +120,17 @@ def examine(path: Path, image_format: str | None, allow_backing: bool) -> Image:
         raise InvalidArgumentError(
             "the image is encrypted", context={"image": path}, hint="decrypt it with qemu-img first"
         )
-    measure = [qemu_img, "measure", "--output=json", "-O", "raw", "-f", found, name]
-    needed = run_json(measure, "Cannot measure the image")
-    return Image(path, found, int(info["virtual-size"]), int(needed["required"]))
+    size = int(info["virtual-size"])
+    if size == 0:
+        raise InvalidArgumentError("the image is empty", context={"image": path})
+    return Image(path, found, size, _image_data_bytes(qemu_img, found, name))
+
+
+def _image_data_bytes(qemu_img: str, image_format: str, name: str) -> int:
+    """Bytes of an image that hold data: what it will take in the store."""
+    command = [qemu_img, "map", "--output=json", "-f", image_format, name]
+    extents = run_json(command, "cannot read the image's map")
+    return sum(extent["length"] for extent in extents if extent["data"] and not extent["zero"])
 
 
 def _server(command: Sequence[str]) -> list[str]:
