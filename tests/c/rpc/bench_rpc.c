@@ -3,7 +3,7 @@
 // Calls per second and processor time per call of 4 KiB reads and writes against a server that does
 // nothing, over a unix socket: what the transport costs. Client and server have a thread each.
 //
-// Usage: bench_rpc [SECONDS] [uring|epoll]
+// Usage: bench_rpc [SECONDS] [uring|epoll] [DEPTH]
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -208,8 +208,14 @@ int main(int argc, char **argv) {
     }
     printf("backend: %s\n",
            cg_reactor_backend(load.reactor) == CG_REACTOR_URING ? "io_uring" : "epoll");
-    static const unsigned depths[] = {1, 32, 128};
-    for (unsigned i = 0; i < sizeof(depths) / sizeof(depths[0]); i++) {
+    unsigned depths[] = {1, 32, 128};
+    unsigned rounds = 3;
+    if (argc > 3) {
+        depths[0] = (unsigned)atoi(argv[3]);
+        depths[0] = depths[0] < 1 ? 1 : depths[0] > DEPTH_MAX ? DEPTH_MAX : depths[0];
+        rounds = 1;
+    }
+    for (unsigned i = 0; i < rounds; i++) {
         measure(&load, &read_method, depths[i], seconds);
         measure(&load, &write_method, depths[i], seconds);
     }

@@ -4,6 +4,8 @@
 // peer has to misbehave, a plain socket plays it. Everything runs on one thread.
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -597,6 +599,8 @@ static int connect_plainly(const struct fixture *f) {
     assert_int_equal(connect(fd, (const struct sockaddr *)&f->endpoint.address, f->endpoint.length),
                      0);
     fcntl(fd, F_SETFL, O_NONBLOCK);
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)); // fails for a unix socket
     return fd;
 }
 
