@@ -94,7 +94,6 @@ struct fake {
     unsigned violations;
     uint64_t settled[4096]; // sequences seen, for duplicates
     unsigned duplicates;    // the same sequence again
-    unsigned applied_twice; // and its data written again
 
     struct fake_server servers[FAKE_SERVERS_MAX];
     int server_count;
