@@ -37,33 +37,43 @@ static void ignore_event(struct cg_watch *watch, uint32_t events) {
     (void)events;
 }
 
-static int open_backend(struct cg_reactor *reactor, enum cg_reactor_backend wanted) {
+static int wanted_backend(enum cg_reactor_backend *wanted) {
     const char *environment = getenv("COPYGATE_REACTOR");
-    if (wanted == CG_REACTOR_AUTO && environment != NULL && environment[0] != '\0') {
-        if (strcmp(environment, "uring") == 0) {
-            wanted = CG_REACTOR_URING;
-        } else if (strcmp(environment, "epoll") == 0) {
-            wanted = CG_REACTOR_EPOLL;
-        } else {
-            cg_log(CG_LOG_ERROR, "COPYGATE_REACTOR is \"%s\"; it can be uring or epoll",
-                   environment);
-            return -EINVAL;
-        }
+    if (*wanted != CG_REACTOR_AUTO || environment == NULL || environment[0] == '\0') {
+        return 0;
     }
-    if (wanted == CG_REACTOR_EPOLL) {
-        reactor->backend = &cg_backend_epoll;
-        return reactor->backend->open(reactor);
+    if (strcmp(environment, "uring") == 0) {
+        *wanted = CG_REACTOR_URING;
+    } else if (strcmp(environment, "epoll") == 0) {
+        *wanted = CG_REACTOR_EPOLL;
+    } else {
+        cg_log(CG_LOG_ERROR, "COPYGATE_REACTOR is \"%s\"; it can be uring or epoll", environment);
+        return -EINVAL;
     }
-    reactor->backend = &cg_backend_uring;
-    int rc = reactor->backend->open(reactor);
-    if (rc == 0 || wanted == CG_REACTOR_URING) {
+    return 0;
+}
+
+static int watch_own(struct cg_reactor *reactor, struct cg_watch *watch, int fd) {
+    watch->fd = fd;
+    watch->events = EPOLLIN;
+    watch->ready = ignore_event;
+    return cg_reactor_watch(reactor, watch);
+}
+
+static int open_ring(struct cg_reactor *reactor, enum cg_reactor_backend wanted) {
+    int rc = wanted_backend(&wanted);
+    if (rc < 0 || wanted == CG_REACTOR_EPOLL) {
         return rc;
     }
-    cg_log(CG_LOG_INFO,
-           "io_uring cannot be used here (%s): using epoll and a thread pool for files",
-           strerrorname_np(-rc));
-    reactor->backend = &cg_backend_epoll;
-    return reactor->backend->open(reactor);
+    rc = cg_ring_create(reactor, reactor->file_depth, &reactor->ring);
+    if (rc < 0 && wanted == CG_REACTOR_AUTO) {
+        cg_log(CG_LOG_INFO, "io_uring cannot be used here (%s): file operations go to threads",
+               strerrorname_np(-rc));
+        return 0;
+    }
+    // What is reported is not needed: completions are looked for in each iteration.
+    return rc < 0 ? rc
+                  : watch_own(reactor, &reactor->ring_watch, cg_ring_descriptor(reactor->ring));
 }
 
 static int open_wake(struct cg_reactor *reactor) {
@@ -71,10 +81,28 @@ static int open_wake(struct cg_reactor *reactor) {
     if (reactor->wake_fd < 0) {
         return -errno;
     }
-    reactor->wake_watch.fd = reactor->wake_fd;
-    reactor->wake_watch.events = EPOLLIN;
-    reactor->wake_watch.ready = ignore_event;
-    return cg_reactor_watch(reactor, &reactor->wake_watch);
+    return watch_own(reactor, &reactor->wake_watch, reactor->wake_fd);
+}
+
+// Frees whatever has been made.
+static void take_down(struct cg_reactor *reactor) {
+    cg_pool_destroy(reactor->pool);
+    if (reactor->epoll != NULL) {
+        cg_reactor_unwatch(&reactor->wake_watch);
+        cg_reactor_unwatch(&reactor->timer_watch);
+        cg_reactor_unwatch(&reactor->ring_watch);
+        cg_epoll_close(reactor);
+    }
+    cg_ring_destroy(reactor->ring);
+    if (reactor->wake_fd >= 0) {
+        close(reactor->wake_fd);
+    }
+    if (reactor->timer_fd >= 0) {
+        close(reactor->timer_fd);
+    }
+    free(reactor->heap);
+    free(reactor->slots);
+    free(reactor);
 }
 
 int cg_reactor_create(const struct cg_reactor_options *options, struct cg_reactor **out) {
@@ -101,21 +129,16 @@ int cg_reactor_create(const struct cg_reactor_options *options, struct cg_reacto
     unsigned threads = options->pool_threads != 0 ? options->pool_threads : POOL_THREADS_DEFAULT;
     int rc = cg_pool_create(reactor, threads, &reactor->pool);
     if (rc == 0) {
-        rc = open_backend(reactor, options->backend);
+        rc = cg_epoll_open(reactor);
     }
     if (rc == 0) {
         rc = open_wake(reactor);
-        if (rc < 0) {
-            reactor->backend->close(reactor);
-        }
+    }
+    if (rc == 0) {
+        rc = open_ring(reactor, options->backend);
     }
     if (rc < 0) {
-        cg_pool_destroy(reactor->pool);
-        if (reactor->wake_fd >= 0) {
-            close(reactor->wake_fd);
-        }
-        free(reactor->slots);
-        free(reactor);
+        take_down(reactor);
         return rc;
     }
     *out = reactor;
@@ -123,25 +146,14 @@ int cg_reactor_create(const struct cg_reactor_options *options, struct cg_reacto
 }
 
 void cg_reactor_destroy(struct cg_reactor *reactor) {
-    if (reactor == NULL) {
-        return;
+    if (reactor != NULL) {
+        assert(reactor->heap_count == 0 && reactor->files_running == 0);
+        take_down(reactor);
     }
-    assert(reactor->heap_count == 0 && reactor->files_running == 0);
-    cg_pool_destroy(reactor->pool);
-    cg_reactor_unwatch(&reactor->wake_watch);
-    cg_reactor_unwatch(&reactor->timer_watch);
-    reactor->backend->close(reactor);
-    close(reactor->wake_fd);
-    if (reactor->timer_fd >= 0) {
-        close(reactor->timer_fd);
-    }
-    free(reactor->heap);
-    free(reactor->slots);
-    free(reactor);
 }
 
 enum cg_reactor_backend cg_reactor_backend(const struct cg_reactor *reactor) {
-    return reactor->backend->kind;
+    return reactor->ring != NULL ? CG_REACTOR_URING : CG_REACTOR_EPOLL;
 }
 
 uint64_t cg_reactor_now(const struct cg_reactor *reactor) {
@@ -233,7 +245,8 @@ static unsigned run_deferred(struct cg_reactor *reactor) {
 // ---- The iteration
 
 static uint64_t time_to_sleep(struct cg_reactor *reactor, uint64_t timeout_ns) {
-    if (!cg_list_empty(&reactor->deferred)) {
+    if (!cg_list_empty(&reactor->deferred) ||
+        (reactor->ring != NULL && cg_ring_ready(reactor->ring))) {
         return 0;
     }
     if (timeout_ns != 0 && reactor->heap_count > 0) {
@@ -251,26 +264,38 @@ static uint64_t time_to_sleep(struct cg_reactor *reactor, uint64_t timeout_ns) {
     return timeout_ns;
 }
 
+static int start_files(struct cg_reactor *reactor) {
+    if (reactor->ring == NULL) {
+        return 0;
+    }
+    cg_reactor_start_files(reactor);
+    return cg_ring_submit(reactor->ring);
+}
+
 static int iterate(struct cg_reactor *reactor, uint64_t timeout_ns) {
+    int rc = start_files(reactor);
+    if (rc < 0) {
+        return rc;
+    }
     timeout_ns = time_to_sleep(reactor, timeout_ns);
-    reactor->iterating = true;
-    int events = reactor->backend->wait(reactor, timeout_ns);
+    int events = cg_epoll_wait(reactor, timeout_ns);
+    // Relaxed is enough: a task that is missed because of it is found before the next sleep.
+    atomic_store_explicit(&reactor->sleeping, false, memory_order_relaxed);
     if (events < 0) {
-        reactor->iterating = false;
         return events;
     }
+    reactor->iterating = true;
+    reactor->now_ns = cg_now_ns();
+    cg_epoll_dispatch(reactor, events);
     unsigned count = (unsigned)events;
+    if (reactor->ring != NULL) {
+        count += cg_ring_reap(reactor->ring);
+    }
     count += run_tasks(reactor);
     count += cg_reactor_fire_timers(reactor);
     count += run_deferred(reactor);
     reactor->iterating = false;
     return (int)(count & INT32_MAX);
-}
-
-void cg_reactor_woke(struct cg_reactor *reactor) {
-    // Relaxed is enough: a task that is missed because of it is found before the next sleep.
-    atomic_store_explicit(&reactor->sleeping, false, memory_order_relaxed);
-    reactor->now_ns = cg_now_ns();
 }
 
 static void arm_timer_fd(struct cg_reactor *reactor) {
@@ -300,9 +325,10 @@ static void arm_timer_fd(struct cg_reactor *reactor) {
 // Hands control to the foreign poller: from here on whoever makes work writes wake_fd.
 static int hand_back(struct cg_reactor *reactor) {
     arm_timer_fd(reactor);
-    int rc = reactor->backend->flush(reactor);
+    int rc = start_files(reactor);
     atomic_store(&reactor->sleeping, true);
-    if (tasks_wait(reactor) || !cg_list_empty(&reactor->deferred)) {
+    if (tasks_wait(reactor) || !cg_list_empty(&reactor->deferred) ||
+        (reactor->ring != NULL && cg_ring_ready(reactor->ring))) {
         cg_reactor_wake(reactor);
     }
     return rc;
@@ -310,20 +336,11 @@ static int hand_back(struct cg_reactor *reactor) {
 
 int cg_reactor_fd(struct cg_reactor *reactor) {
     if (!reactor->foreign) {
-        if (reactor->backend->prepare_foreign != NULL) {
-            int refused = reactor->backend->prepare_foreign(reactor);
-            if (refused < 0) {
-                return refused;
-            }
-        }
         reactor->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
         if (reactor->timer_fd < 0) {
             return -errno;
         }
-        reactor->timer_watch.fd = reactor->timer_fd;
-        reactor->timer_watch.events = EPOLLIN;
-        reactor->timer_watch.ready = ignore_event;
-        int rc = cg_reactor_watch(reactor, &reactor->timer_watch);
+        int rc = watch_own(reactor, &reactor->timer_watch, reactor->timer_fd);
         if (rc < 0) {
             close(reactor->timer_fd);
             reactor->timer_fd = -1;
@@ -336,7 +353,7 @@ int cg_reactor_fd(struct cg_reactor *reactor) {
             return rc;
         }
     }
-    return reactor->backend->descriptor(reactor);
+    return cg_epoll_descriptor(reactor);
 }
 
 int cg_reactor_wait(struct cg_reactor *reactor, uint64_t timeout_ns) {
@@ -349,7 +366,7 @@ int cg_reactor_wait(struct cg_reactor *reactor, uint64_t timeout_ns) {
         return count < 0 || rc == 0 ? count : rc;
     }
     if (count >= 0) {
-        int rc = reactor->backend->flush(reactor);
+        int rc = start_files(reactor);
         return rc < 0 ? rc : count;
     }
     return count;
@@ -372,5 +389,5 @@ int cg_reactor_run(struct cg_reactor *reactor) {
         }
     }
     atomic_store(&reactor->stopping, false);
-    return reactor->backend->flush(reactor);
+    return start_files(reactor);
 }

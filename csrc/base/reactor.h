@@ -3,10 +3,10 @@
 // The event loop: one per thread, nothing shared. It watches descriptors, runs timers, performs file
 // operations and takes tasks from other threads.
 //
-// Two backends with the same behaviour: io_uring, and epoll with a small thread pool for files where
-// io_uring is refused (default container profiles) or asked for by CG_REACTOR_EPOLL. Blocking file
-// operations that io_uring would only hand to kernel worker threads (fsync, fallocate, buffered
-// writes) go to the thread pool in both.
+// It waits with epoll. File reads and direct writes go to an io_uring, or to a small thread pool where
+// io_uring is refused (default container profiles) or CG_REACTOR_EPOLL asks for that; both behave alike.
+// Blocking file operations that io_uring would only hand to kernel worker threads (fsync, fallocate,
+// buffered writes) go to the thread pool in both.
 //
 // Two ways to run: cg_reactor_run on a thread of its own, or cg_reactor_progress from a foreign loop
 // that polls cg_reactor_fd for input.
@@ -25,9 +25,10 @@
 struct cg_reactor;
 
 enum cg_reactor_backend {
-    CG_REACTOR_AUTO = 0,  // io_uring, else epoll with a line in the log that says why
+    CG_REACTOR_AUTO = 0,  // io_uring for files, else threads with a line in the log that says why
     CG_REACTOR_URING = 1,
-    // The thread may change between calls when the callers order them with a lock of their own.
+    // Threads for files. The reactor's thread may change between calls when the callers order them with
+    // a lock of their own.
     CG_REACTOR_EPOLL = 2,
 };
 
@@ -55,8 +56,7 @@ void cg_reactor_stop(struct cg_reactor *reactor);
 
 // A descriptor that is readable when cg_reactor_progress has something to do (timers and work started
 // between two calls of it included; that costs a write to an eventfd, so better call cg_reactor_progress
-// after starting work). First called before the first file operation (-EBUSY while one is running); the
-// calling thread becomes the reactor's.
+// after starting work).
 int cg_reactor_fd(struct cg_reactor *reactor);
 
 // Handles what is ready and returns without blocking: the number of events handled, or -errno.

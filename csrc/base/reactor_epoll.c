@@ -13,7 +13,7 @@
 
 #define EVENTS_PER_WAIT 128
 
-struct epoll_state {
+struct cg_epoll {
     int fd;
     bool coarse; // no epoll_pwait2 (before Linux 5.11): timeouts in milliseconds
     struct epoll_event events[EVENTS_PER_WAIT];
@@ -23,8 +23,8 @@ static uint64_t token(uint32_t slot, uint32_t generation) {
     return (uint64_t)generation << 32 | slot;
 }
 
-static int epoll_open(struct cg_reactor *reactor) {
-    struct epoll_state *state = calloc(1, sizeof(*state));
+int cg_epoll_open(struct cg_reactor *reactor) {
+    struct cg_epoll *state = calloc(1, sizeof(*state));
     if (state == NULL) {
         return -ENOMEM;
     }
@@ -34,22 +34,22 @@ static int epoll_open(struct cg_reactor *reactor) {
         free(state);
         return rc;
     }
-    reactor->backend_state = state;
+    reactor->epoll = state;
     return 0;
 }
 
-static void epoll_close(struct cg_reactor *reactor) {
-    struct epoll_state *state = reactor->backend_state;
+void cg_epoll_close(struct cg_reactor *reactor) {
+    struct cg_epoll *state = reactor->epoll;
     close(state->fd);
     free(state);
 }
 
-static int epoll_descriptor(struct cg_reactor *reactor) {
-    struct epoll_state *state = reactor->backend_state;
+int cg_epoll_descriptor(const struct cg_reactor *reactor) {
+    struct cg_epoll *state = reactor->epoll;
     return state->fd;
 }
 
-static int wait_coarsely(struct epoll_state *state, uint64_t timeout_ns) {
+static int wait_coarsely(struct cg_epoll *state, uint64_t timeout_ns) {
     int timeout_ms = -1;
     if (timeout_ns != UINT64_MAX) {
         uint64_t ms = timeout_ns / CG_NS_PER_MS + (timeout_ns % CG_NS_PER_MS != 0);
@@ -58,14 +58,14 @@ static int wait_coarsely(struct epoll_state *state, uint64_t timeout_ns) {
     return epoll_wait(state->fd, state->events, EVENTS_PER_WAIT, timeout_ms);
 }
 
-static int wait_finely(struct epoll_state *state, uint64_t timeout_ns) {
+static int wait_finely(struct cg_epoll *state, uint64_t timeout_ns) {
     struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / CG_NS_PER_S),
                                .tv_nsec = (long)(timeout_ns % CG_NS_PER_S)};
     return epoll_pwait2(state->fd, state->events, EVENTS_PER_WAIT, &timeout, NULL);
 }
 
-static int epoll_backend_wait(struct cg_reactor *reactor, uint64_t timeout_ns) {
-    struct epoll_state *state = reactor->backend_state;
+int cg_epoll_wait(struct cg_reactor *reactor, uint64_t timeout_ns) {
+    struct cg_epoll *state = reactor->epoll;
     int count = -1;
     if (timeout_ns == 0 || timeout_ns == UINT64_MAX || state->coarse) {
         count = wait_coarsely(state, timeout_ns);
@@ -76,26 +76,23 @@ static int epoll_backend_wait(struct cg_reactor *reactor, uint64_t timeout_ns) {
             count = wait_coarsely(state, timeout_ns);
         }
     }
-    int error = errno;
-    cg_reactor_woke(reactor);
     if (count < 0) {
-        return error == EINTR ? 0 : -error;
+        return errno == EINTR ? 0 : -errno;
     }
+    return count;
+}
+
+void cg_epoll_dispatch(struct cg_reactor *reactor, int count) {
+    struct cg_epoll *state = reactor->epoll;
     for (int i = 0; i < count; i++) {
         uint64_t data = state->events[i].data.u64;
         cg_reactor_dispatch(reactor, (uint32_t)data, (uint32_t)(data >> 32),
                             state->events[i].events);
     }
-    return count;
-}
-
-static int epoll_flush(struct cg_reactor *reactor) {
-    (void)reactor;
-    return 0;
 }
 
 static int control(struct cg_reactor *reactor, int operation, uint32_t index) {
-    struct epoll_state *state = reactor->backend_state;
+    struct cg_epoll *state = reactor->epoll;
     struct cg_watch_slot *slot = &reactor->slots[index];
     struct epoll_event event = {
         .events = slot->watch->events | EPOLLET,
@@ -104,35 +101,17 @@ static int control(struct cg_reactor *reactor, int operation, uint32_t index) {
     if (epoll_ctl(state->fd, operation, slot->watch->fd, &event) < 0) {
         return -errno;
     }
-    slot->armed = true;
     return 0;
 }
 
-static int epoll_start(struct cg_reactor *reactor, uint32_t slot) {
+int cg_epoll_start(struct cg_reactor *reactor, uint32_t slot) {
     return control(reactor, EPOLL_CTL_ADD, slot);
 }
 
-static int epoll_change(struct cg_reactor *reactor, uint32_t slot, uint32_t old_generation) {
-    (void)old_generation;
+int cg_epoll_change(struct cg_reactor *reactor, uint32_t slot) {
     return control(reactor, EPOLL_CTL_MOD, slot);
 }
 
-static void epoll_end(struct cg_reactor *reactor, uint32_t slot, int fd, uint32_t old_generation) {
-    (void)slot;
-    (void)old_generation;
-    struct epoll_state *state = reactor->backend_state;
-    epoll_ctl(state->fd, EPOLL_CTL_DEL, fd, NULL);
+void cg_epoll_end(struct cg_reactor *reactor, int fd) {
+    epoll_ctl(reactor->epoll->fd, EPOLL_CTL_DEL, fd, NULL);
 }
-
-const struct cg_backend cg_backend_epoll = {
-    .kind = CG_REACTOR_EPOLL,
-    .open = epoll_open,
-    .close = epoll_close,
-    .descriptor = epoll_descriptor,
-    .wait = epoll_backend_wait,
-    .flush = epoll_flush,
-    .start = epoll_start,
-    .change = epoll_change,
-    .end = epoll_end,
-    .file = NULL,
-};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// File operations: reads and direct writes go to the backend, at most file_depth at a time, what
+// File operations: reads and direct writes go to the ring, at most file_depth at a time, what
 // blocks goes to the thread pool.
 #include "base/reactor_internal.h"
 
 static bool start(struct cg_reactor *reactor, struct cg_file_op *op) {
-    if (reactor->files_running >= reactor->file_depth || !reactor->backend->file(reactor, op)) {
+    if (reactor->files_running >= reactor->file_depth || !cg_ring_file(reactor->ring, op)) {
         return false;
     }
     reactor->files_running++;
@@ -14,7 +14,7 @@ static bool start(struct cg_reactor *reactor, struct cg_file_op *op) {
 
 void cg_reactor_file(struct cg_reactor *reactor, struct cg_file_op *op) {
     bool direct = op->opcode == CG_FILE_READ || op->opcode == CG_FILE_WRITE;
-    if (!direct || reactor->backend->file == NULL) {
+    if (!direct || reactor->ring == NULL) {
         cg_pool_submit(reactor->pool, op);
         return;
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What the parts of the reactor share: the loop (reactor.c), timers (reactor_timer.c), watches
-// (reactor_watch.c), file operations (reactor_file.c, pool.c) and the two backends.
+// (reactor_watch.c, reactor_epoll.c), file operations (reactor_file.c, ring.c, pool.c).
 #ifndef CG_BASE_REACTOR_INTERNAL_H
 #define CG_BASE_REACTOR_INTERNAL_H
 
@@ -10,6 +10,7 @@
 
 #include "base/pool.h"
 #include "base/reactor.h"
+#include "base/ring.h"
 
 // A watch is known to the kernel by its slot and the slot's generation, never by its address:
 // events that are still under way when it is removed find another generation and are dropped.
@@ -17,36 +18,12 @@ struct cg_watch_slot {
     struct cg_watch *watch; // NULL: free
     uint32_t generation;
     uint32_t next_free; // index + 1
-    bool armed;         // the kernel knows of it
 };
-
-struct cg_backend {
-    enum cg_reactor_backend kind;
-    int (*open)(struct cg_reactor *reactor);
-    void (*close)(struct cg_reactor *reactor);
-    // Makes the descriptor one that wakes a poller. NULL: it always does.
-    int (*prepare_foreign)(struct cg_reactor *reactor);
-    int (*descriptor)(struct cg_reactor *reactor);
-    // Hands queued work to the kernel, waits up to timeout_ns (0: not at all, UINT64_MAX: no limit)
-    // for events and dispatches them. Returns their number or -errno. A signal or a timeout is 0
-    // events.
-    int (*wait)(struct cg_reactor *reactor, uint64_t timeout_ns);
-    // Hands queued work to the kernel without waiting. 0 or -errno.
-    int (*flush)(struct cg_reactor *reactor);
-    // Starts, changes and ends watching. start returns 0 or -errno.
-    int (*start)(struct cg_reactor *reactor, uint32_t slot);
-    int (*change)(struct cg_reactor *reactor, uint32_t slot, uint32_t old_generation);
-    void (*end)(struct cg_reactor *reactor, uint32_t slot, int fd, uint32_t old_generation);
-    // Starts a READ or WRITE and returns true, or false when it has no room now. NULL: on the pool.
-    bool (*file)(struct cg_reactor *reactor, struct cg_file_op *op);
-};
-
-extern const struct cg_backend cg_backend_uring;
-extern const struct cg_backend cg_backend_epoll;
 
 struct cg_reactor {
-    const struct cg_backend *backend;
-    void *backend_state;
+    struct cg_epoll *epoll;
+    struct cg_ring *ring; // NULL: all file operations go to the pool
+    struct cg_watch ring_watch;
     uint64_t now_ns;
     bool iterating;
     bool foreign; // somebody polls the descriptor
@@ -78,6 +55,18 @@ struct cg_reactor {
     atomic_bool stopping;
 };
 
+// ---- reactor_epoll.c. Functions that may fail return 0 or -errno.
+int cg_epoll_open(struct cg_reactor *reactor);
+void cg_epoll_close(struct cg_reactor *reactor);
+int cg_epoll_descriptor(const struct cg_reactor *reactor);
+// Waits up to timeout_ns (0: not at all, UINT64_MAX: no limit). Returns the number of events, which
+// cg_epoll_dispatch then reports, or -errno. A signal or a timeout is 0 events.
+int cg_epoll_wait(struct cg_reactor *reactor, uint64_t timeout_ns);
+void cg_epoll_dispatch(struct cg_reactor *reactor, int count);
+int cg_epoll_start(struct cg_reactor *reactor, uint32_t slot);
+int cg_epoll_change(struct cg_reactor *reactor, uint32_t slot);
+void cg_epoll_end(struct cg_reactor *reactor, int fd);
+
 // Makes a sleeping reactor look. Any thread.
 void cg_reactor_wake(struct cg_reactor *reactor);
 
@@ -87,9 +76,6 @@ static inline void cg_reactor_work_added(struct cg_reactor *reactor) {
         cg_reactor_wake(reactor);
     }
 }
-
-// Called by the backend between the wait and the first dispatch.
-void cg_reactor_woke(struct cg_reactor *reactor);
 
 // Fires what is due at now_ns; returns how many.
 unsigned cg_reactor_fire_timers(struct cg_reactor *reactor);
@@ -101,7 +87,7 @@ void cg_reactor_dispatch(struct cg_reactor *reactor, uint32_t slot, uint32_t gen
 // Starts waiting reads and writes as far as there is room.
 void cg_reactor_start_files(struct cg_reactor *reactor);
 
-// A READ or WRITE that backend->file took is done.
+// A READ or WRITE that the ring took is done.
 void cg_reactor_file_done(struct cg_reactor *reactor, struct cg_file_op *op, int64_t result);
 
 #endif

@@ -32,7 +32,6 @@ static int take_slot(struct cg_reactor *reactor, uint32_t *out) {
 static void give_slot(struct cg_reactor *reactor, uint32_t index) {
     struct cg_watch_slot *slot = &reactor->slots[index];
     slot->watch = NULL;
-    slot->armed = false;
     slot->generation++;
     slot->next_free = reactor->slot_free;
     reactor->slot_free = index + 1;
@@ -45,7 +44,7 @@ int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
         return rc;
     }
     reactor->slots[index].watch = watch;
-    rc = reactor->backend->start(reactor, index);
+    rc = cg_epoll_start(reactor, index);
     if (rc < 0) {
         give_slot(reactor, index);
         return rc;
@@ -60,10 +59,10 @@ int cg_reactor_rewatch(struct cg_watch *watch, uint32_t events) {
     assert(watch->internal[0] != 0);
     struct cg_reactor *reactor = watch->reactor;
     uint32_t index = (uint32_t)(watch->internal[0] - 1);
-    uint32_t generation = reactor->slots[index].generation++;
+    reactor->slots[index].generation++;
     watch->events = events;
     cg_reactor_work_added(reactor);
-    return reactor->backend->change(reactor, index, generation);
+    return cg_epoll_change(reactor, index);
 }
 
 void cg_reactor_unwatch(struct cg_watch *watch) {
@@ -71,14 +70,9 @@ void cg_reactor_unwatch(struct cg_watch *watch) {
         return;
     }
     struct cg_reactor *reactor = watch->reactor;
-    uint32_t index = (uint32_t)(watch->internal[0] - 1);
-    uint32_t generation = reactor->slots[index].generation;
-    bool armed = reactor->slots[index].armed;
+    give_slot(reactor, (uint32_t)(watch->internal[0] - 1));
     watch->internal[0] = 0;
-    give_slot(reactor, index);
-    if (armed) {
-        reactor->backend->end(reactor, index, watch->fd, generation);
-    }
+    cg_epoll_end(reactor, watch->fd);
 }
 
 void cg_reactor_dispatch(struct cg_reactor *reactor, uint32_t slot, uint32_t generation,
