@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Committed entries: which of them take effect, and their way into the chunk files. The same on the
-// leader and at replay. What is applied is not synced here: the log keeps it until a checkpoint has.
+// leader and at replay. What is applied is not synced here: the log keeps it until a checkpoint
+// has.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,14 +11,15 @@
 #include "base/log.h"
 #include "chunkserver/store_internal.h"
 
-// Writes up to this length go straight to the page cache: that is cheaper than a hop to a thread and
-// back. If one takes long (the kernel makes writers wait for the disk), the threads do them for a while.
-#define INLINE_MAX         65536U
-#define SLOW_WRITE_NS      (2 * CG_NS_PER_MS)
-#define SLOW_FOR_NS        (50 * CG_NS_PER_MS)
-#define WRITEBACK_FROM     65536U      // bytes: writes this long are taken for sequential
-#define WRITEBACK_EVERY    (4U << 20)  // bytes of a chunk
-#define STALL_RETRY_NS     (100 * CG_NS_PER_MS)
+// Writes up to this length go straight to the page cache: that is cheaper than a hop to a thread
+// and back. If one takes long (the kernel makes writers wait for the disk), the threads do them for
+// a while.
+#define INLINE_MAX      65536U
+#define SLOW_WRITE_NS   (2 * CG_NS_PER_MS)
+#define SLOW_FOR_NS     (50 * CG_NS_PER_MS)
+#define WRITEBACK_FROM  65536U     // bytes: writes this long are taken for sequential
+#define WRITEBACK_EVERY (4U << 20) // bytes of a chunk
+#define STALL_RETRY_NS  (100 * CG_NS_PER_MS)
 
 static void apply_next(struct cg_op *op);
 
@@ -132,7 +134,8 @@ void cg_stall_timer(struct cg_timer *timer) {
     }
 }
 
-// A step failed: either there will be space later (the log keeps the entry), or the disk is done for.
+// A step failed: either there will be space later (the log keeps the entry), or the disk is done
+// for.
 static void step_failed(struct cg_op *op, int error, const char *what) {
     switch (error) {
     case ENOSPC:
@@ -193,7 +196,8 @@ static void writeback_done(struct cg_file_op *op) {
     free(writeback);
 }
 
-// Under sequential load the disk starts early on what a checkpoint would otherwise find all at once.
+// Under sequential load the disk starts early on what a checkpoint would otherwise find all at
+// once.
 static void start_writeback(struct cg_chunk *chunk, uint32_t length) {
     struct cg_store *store = chunk->copyset->store;
     chunk->unsynced += length;
@@ -203,7 +207,7 @@ static void start_writeback(struct cg_chunk *chunk, uint32_t length) {
     chunk->unsynced = 0;
     struct writeback *writeback = malloc(sizeof(*writeback));
     if (writeback == NULL) {
-        return;  // the checkpoint's sync does it all
+        return; // the checkpoint's sync does it all
     }
     *writeback = (struct writeback){
         .op = {.opcode = CG_FILE_SYNC_RANGE,
@@ -241,7 +245,7 @@ static void pool_write_done(struct cg_file_op *file_op) {
 // What the present step writes: `data` NULL stands for zeros.
 struct piece {
     uint8_t *data;
-    uint32_t offset;  // in the chunk
+    uint32_t offset; // in the chunk
     uint32_t length;
 };
 
@@ -305,10 +309,10 @@ static void write_on_pool(struct cg_op *op, const struct piece *piece) {
 static bool write_inline(struct cg_op *op, const struct piece *piece, bool *failed) {
     struct cg_store *store = op->store;
     uint64_t before = cg_now_ns();
-    int64_t written = store->disk->ops->write(
-        store->disk, op->chunk->file->handle, piece->data + op->apply_done,
-        piece->length - op->apply_done,
-        CG_CHUNK_DATA_OFFSET + (uint64_t)piece->offset + op->apply_done);
+    int64_t written =
+        store->disk->ops->write(store->disk, op->chunk->file->handle, piece->data + op->apply_done,
+                                piece->length - op->apply_done,
+                                CG_CHUNK_DATA_OFFSET + (uint64_t)piece->offset + op->apply_done);
     uint64_t after = cg_now_ns();
     if (after - before > SLOW_WRITE_NS) {
         store->slow_until_ns = after + SLOW_FOR_NS;
@@ -386,13 +390,13 @@ static void punch_done(struct cg_file_op *file_op) {
     punched(op);
 }
 
-#define PUNCH_HOLE_KEEP_SIZE 3  // FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+#define PUNCH_HOLE_KEEP_SIZE 3 // FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 static void step_punch(struct cg_op *op) {
     struct cg_chunk *chunk = op->chunk;
     uint32_t first = op->entry.offset / CG_BLOCK_SIZE;
-    if (!chunk->exists || !cg_blockmap_any(chunk->slot->allocated, first,
-                                           op->entry.length / CG_BLOCK_SIZE)) {
+    if (!chunk->exists ||
+        !cg_blockmap_any(chunk->slot->allocated, first, op->entry.length / CG_BLOCK_SIZE)) {
         step_done(op);
         return;
     }

@@ -61,12 +61,13 @@ static void filled(struct cg_block_read *read) {
         return;
     }
     if (chunk->changes != read->changes && ++read->attempts < ATTEMPTS_MAX) {
-        attempt(read);  // an entry was applied while the read was under way
+        attempt(read); // an entry was applied while the read was under way
         return;
     }
     chunk->copyset->store->crc_errors++;
-    cg_log(CG_LOG_ERROR, "chunk %" PRIu64 " of copyset %" PRIu32 "-%" PRIu32
-           ": data at block %" PRIu32 " to %" PRIu32 " fails its checksum",
+    cg_log(CG_LOG_ERROR,
+           "chunk %" PRIu64 " of copyset %" PRIu32 "-%" PRIu32 ": data at block %" PRIu32
+           " to %" PRIu32 " fails its checksum",
            chunk->id, chunk->copyset->pool, chunk->copyset->id, read->first,
            read->first + read->count - 1);
     finish(read, STATUS(CRC_FAIL));
@@ -118,8 +119,7 @@ static void attempt(struct cg_block_read *read) {
     struct cg_store *store = chunk->copyset->store;
     read->changes = chunk->changes;
     read->filled = 0;
-    if (!chunk->exists ||
-        !cg_blockmap_any(chunk->slot->allocated, read->first, read->count)) {
+    if (!chunk->exists || !cg_blockmap_any(chunk->slot->allocated, read->first, read->count)) {
         filled(read);
         return;
     }

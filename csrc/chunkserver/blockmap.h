@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Bits for the blocks of a chunk: which are allocated, which are being written. Bit i % 8 of byte i / 8
-// stands for block i, in memory as on the disk. Pure functions; `first + count` must not pass
+// Bits for the blocks of a chunk: which are allocated, which are being written. Bit i % 8 of byte i
+// / 8 stands for block i, in memory as on the disk. Pure functions; `first + count` must not pass
 // CG_BLOCKMAP_BLOCKS.
 #ifndef CG_CHUNKSERVER_BLOCKMAP_H
 #define CG_CHUNKSERVER_BLOCKMAP_H

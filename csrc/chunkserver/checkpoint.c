@@ -3,8 +3,8 @@
 // A checkpoint makes what was applied durable in the chunk files, so that the log before it is not
 // needed any more: (1) capture each copyset's replicated state once all that was proposed when the
 // checkpoint began is committed, and wait until it is applied; (2) write the metadata of the dirty
-// chunks and sync them; (3) sync folders with new or deleted files; (4) write the checkpoint file; (5)
-// only then recycle the log. Every sync is waited for; one that fails retires the disk.
+// chunks and sync them; (3) sync folders with new or deleted files; (4) write the checkpoint file;
+// (5) only then recycle the log. Every sync is waited for; one that fails retires the disk.
 //
 // Chunk metadata may be ahead of the captured state. That does no harm: replay repeats the entries
 // after it in order, and each of them writes whole blocks whatever was there before.
@@ -18,8 +18,8 @@
 #include "chunkserver/bytes.h"
 #include "chunkserver/store_internal.h"
 
-#define FILE_HEAD    12U  // u64 lsn, u32 copysets
-#define COPYSET_HEAD 28U  // u64 group, u64 index, u64 term, u32 length of dedup window and epochs
+#define FILE_HEAD    12U // u64 lsn, u32 copysets
+#define COPYSET_HEAD 28U // u64 group, u64 index, u64 term, u32 length of dedup window and epochs
 
 int cg_checkpoint_create(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
@@ -83,7 +83,7 @@ void cg_checkpoint_cancel(struct cg_store *store) {
 static void abandon(struct cg_store *store, const char *why) {
     cg_log(CG_LOG_WARNING, "the checkpoint is put off: %s", why);
     for (uint32_t i = 0; i < store->checkpoint.copysets; i++) {
-        store->copysets[i]->folder_dirty = true;  // may have been cleared for this checkpoint
+        store->copysets[i]->folder_dirty = true; // may have been cleared for this checkpoint
     }
     end(store);
 }
@@ -204,8 +204,8 @@ static void flush_write(struct cg_flush *flush) {
         flush->op.opcode = CG_FILE_FDATASYNC;
         flush->op.done = flush_synced;
     } else {
-        flush->iov = (struct iovec){flush->data + flush->written,
-                                    CG_CHUNK_SLOT_SIZE - flush->written};
+        flush->iov =
+            (struct iovec){flush->data + flush->written, CG_CHUNK_SLOT_SIZE - flush->written};
         flush->op.opcode = CG_FILE_WRITE_BUFFERED;
         flush->op.iov = &flush->iov;
         flush->op.iovcnt = 1;
@@ -348,8 +348,8 @@ static void save(struct cg_store *store) {
         return;
     }
     checkpoint->stage = CG_CHECKPOINT_FOLDERS;
-    checkpoint->op = (struct cg_file_op){
-        .opcode = CG_FILE_CALL, .call = save_call, .done = save_done};
+    checkpoint->op =
+        (struct cg_file_op){.opcode = CG_FILE_CALL, .call = save_call, .done = save_done};
     store->disk->ops->submit(store->disk, &checkpoint->op);
 }
 
@@ -373,12 +373,10 @@ static void flush_next(struct cg_store *store) {
         if (checkpoint->flush[i].chunk != NULL) {
             continue;
         }
-        if (cg_list_empty(&checkpoint->chunks) || checkpoint->abandoned ||
-            store->disk_error != 0) {
+        if (cg_list_empty(&checkpoint->chunks) || checkpoint->abandoned || store->disk_error != 0) {
             return;
         }
-        struct cg_chunk *chunk =
-            CG_CONTAINER_OF(checkpoint->chunks.next, struct cg_chunk, dirty);
+        struct cg_chunk *chunk = CG_CONTAINER_OF(checkpoint->chunks.next, struct cg_chunk, dirty);
         if (!flush_start(&checkpoint->flush[i], chunk)) {
             checkpoint->abandoned = true;
         }
@@ -430,8 +428,8 @@ static int restore_copyset(struct cg_store *store, const uint8_t *in, size_t len
     if (dedup < 0) {
         return (int)dedup;
     }
-    int64_t epochs = cg_epoch_table_decode(&copyset->epochs, state + dedup,
-                                           state_length - (size_t)dedup);
+    int64_t epochs =
+        cg_epoch_table_decode(&copyset->epochs, state + dedup, state_length - (size_t)dedup);
     if (epochs < 0) {
         return (int)epochs;
     }
@@ -439,8 +437,7 @@ static int restore_copyset(struct cg_store *store, const uint8_t *in, size_t len
         return -EBADMSG;
     }
     copyset->applied_index = cg_get_u64(in + 8);
-    cg_replica_init(&copyset->replica, copyset->group, cg_get_u64(in + 16),
-                    copyset->applied_index);
+    cg_replica_init(&copyset->replica, copyset->group, cg_get_u64(in + 16), copyset->applied_index);
     *used = COPYSET_HEAD + state_length;
     return 0;
 }

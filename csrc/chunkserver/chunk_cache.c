@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The chunks in memory: metadata, locks, descriptors. A fixed number of them; the ones used longest ago
-// leave when others are needed. A chunk that is dirty stays: its metadata may be written only by a
-// checkpoint, which keeps the other slot intact until it has synced.
+// The chunks in memory: metadata, locks, descriptors. A fixed number of them; the ones used longest
+// ago leave when others are needed. A chunk that is dirty stays: its metadata may be written only
+// by a checkpoint, which keeps the other slot intact until it has synced.
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -76,7 +76,7 @@ static struct cg_list *bucket_of(struct cg_store *store, uint64_t group, uint64_
 
 struct cg_chunk *cg_chunk_find(const struct cg_copyset *copyset, uint64_t id) {
     const struct cg_list *bucket = bucket_of(copyset->store, copyset->group, id);
-    CG_LIST_FOREACH(node, bucket) {
+    CG_LIST_FOREACH (node, bucket) {
         struct cg_chunk *chunk = CG_CONTAINER_OF(node, struct cg_chunk, bucket);
         if (chunk->id == id && chunk->copyset == copyset) {
             return chunk;
@@ -304,8 +304,9 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
     }
     if (result == -EBADMSG) {
         store->crc_errors++;
-        cg_log(CG_LOG_ERROR, "chunk %" PRIu64 " of copyset %" PRIu32 "-%" PRIu32
-               ": its metadata is damaged", chunk->id, chunk->copyset->pool, chunk->copyset->id);
+        cg_log(CG_LOG_ERROR,
+               "chunk %" PRIu64 " of copyset %" PRIu32 "-%" PRIu32 ": its metadata is damaged",
+               chunk->id, chunk->copyset->pool, chunk->copyset->id);
         return STATUS(CRC_FAIL);
     }
     chunk->exists = true;
@@ -347,12 +348,11 @@ static void load(struct cg_chunk *chunk) {
         return;
     }
     chunk->load_iov = (struct iovec){chunk->load_buffer->data, CG_CHUNK_SLOTS_SIZE};
-    int64_t length = store->disk->ops->read_cached(store->disk, chunk->file->handle,
-                                                   &chunk->load_iov, 1, 0);
+    int64_t length =
+        store->disk->ops->read_cached(store->disk, chunk->file->handle, &chunk->load_iov, 1, 0);
     if (length == CG_CHUNK_SLOTS_SIZE) {
         chunk->load_status = adopt_metadata(chunk, chunk->load_buffer->data, length);
-        chunk->state =
-            chunk->load_status == STATUS(SUCCESS) ? CG_CHUNK_READY : CG_CHUNK_BROKEN;
+        chunk->state = chunk->load_status == STATUS(SUCCESS) ? CG_CHUNK_READY : CG_CHUNK_BROKEN;
         cg_buffer_unref(chunk->load_buffer);
         chunk->load_buffer = NULL;
         return;
@@ -439,7 +439,7 @@ struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id) {
 
 void cg_chunk_put(struct cg_chunk *chunk) {
     if (--chunk->refs == 0 && chunk->state == CG_CHUNK_BROKEN) {
-        forget(chunk);  // the next request looks again
+        forget(chunk); // the next request looks again
     }
 }
 

@@ -7,7 +7,7 @@
 #include "base/crc32c.h"
 #include "chunkserver/bytes.h"
 
-#define MAGIC          UINT64_C(0x314b4e5548434743)  // "CGCHUNK1"
+#define MAGIC          UINT64_C(0x314b4e5548434743) // "CGCHUNK1"
 #define FORMAT_VERSION 1U
 
 // Offsets in a slot.

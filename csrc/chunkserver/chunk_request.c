@@ -53,7 +53,7 @@ static bool skip(struct reader *reader, unsigned wire) {
         }
         break;
     default:
-        return false;  // groups are not in this protocol
+        return false; // groups are not in this protocol
     }
     if ((uint64_t)(reader->end - reader->at) < length) {
         return false;

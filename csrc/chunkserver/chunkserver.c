@@ -24,12 +24,12 @@
 #define POOL_THREADS    3U
 #define LISTENERS_MAX   16U
 #define STOP_POLL_NS    (2 * CG_NS_PER_MS)
-#define STOP_LIMIT_NS   (20 * CG_NS_PER_S)  // then the log keeps what is left
+#define STOP_LIMIT_NS   (20 * CG_NS_PER_S) // then the log keeps what is left
 
 enum stop_stage {
     STOP_NOT,
-    STOP_DRAIN,       // what is in flight ends
-    STOP_CHECKPOINT,  // what was applied is saved
+    STOP_DRAIN,      // what is in flight ends
+    STOP_CHECKPOINT, // what was applied is saved
 };
 
 struct cg_chunkserver {
@@ -37,7 +37,7 @@ struct cg_chunkserver {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool started;     // the thread got through its start, or not: see start_result
+    bool started; // the thread got through its start, or not: see start_result
     int start_result;
     char *error;
     size_t error_size;
@@ -64,7 +64,7 @@ struct host_call {
     int result;
     uint32_t pool;
     uint32_t copyset;
-    uint64_t id;     // chunk or volume
+    uint64_t id; // chunk or volume
     uint64_t epoch;
     uint32_t waiting;
     struct cg_chunkserver_stats *stats;
@@ -217,8 +217,7 @@ void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_s
 }
 
 static void look_up_applied(struct host_call *call) {
-    struct cg_copyset *copyset =
-        cg_store_copyset(call->server->store, call->pool, call->copyset);
+    struct cg_copyset *copyset = cg_store_copyset(call->server->store, call->pool, call->copyset);
     call->applied = copyset != NULL ? (int64_t)cg_copyset_applied(copyset) : -ENOENT;
     finish_call(call);
 }
@@ -232,7 +231,8 @@ int64_t cg_chunkserver_applied(struct cg_chunkserver *server, uint32_t pool, uin
 // ---- Listening
 
 // Fills in the address that is reported, and where GetLeader sends clients. Returns the TCP port.
-static void note_address(struct cg_chunkserver *server, const struct cg_endpoint *bound, bool *tcp) {
+static void note_address(struct cg_chunkserver *server, const struct cg_endpoint *bound,
+                         bool *tcp) {
     bool is_tcp = bound->address.ss_family != AF_UNIX;
     if (server->address[0] != '\0' && (*tcp || !is_tcp)) {
         return;
@@ -321,9 +321,8 @@ static int open_store(struct cg_chunkserver *server) {
                  result == -EBUSY ? "another process uses it" : strerror(-result));
         return result;
     }
-    result = cg_buffer_pool_create(options->memory_bytes != 0 ? options->memory_bytes
-                                                              : MEMORY_DEFAULT,
-                                   &server->pool);
+    result = cg_buffer_pool_create(
+        options->memory_bytes != 0 ? options->memory_bytes : MEMORY_DEFAULT, &server->pool);
     if (result != 0) {
         snprintf(server->error, server->error_size, "cannot make the buffer pool: %s",
                  strerror(-result));

@@ -10,13 +10,13 @@
 #include "chunkserver/store_internal.h"
 
 static struct cg_list *bucket_of(struct cg_store *store, uint64_t group) {
-    return &store->copyset_bucket[(group * UINT64_C(0x9e3779b97f4a7c15) >> 32) %
-                                  CG_COPYSET_BUCKETS];
+    return &store
+                ->copyset_bucket[(group * UINT64_C(0x9e3779b97f4a7c15) >> 32) % CG_COPYSET_BUCKETS];
 }
 
 struct cg_copyset *cg_copyset_of_group(struct cg_store *store, uint64_t group) {
     const struct cg_list *bucket = bucket_of(store, group);
-    CG_LIST_FOREACH(node, bucket) {
+    CG_LIST_FOREACH (node, bucket) {
         struct cg_copyset *copyset = CG_CONTAINER_OF(node, struct cg_copyset, bucket);
         if (copyset->group == group) {
             return copyset;

@@ -7,10 +7,10 @@
 
 #include "chunkserver/bytes.h"
 
-#define CAPACITY_MIN 64U  // of a client's table; a power of two, as all its sizes
+#define CAPACITY_MIN 64U // of a client's table; a power of two, as all its sizes
 
-// Sequences are kept in an open-addressing table with linear probing. 0 marks a free place, so sequence
-// 0 has a flag of its own.
+// Sequences are kept in an open-addressing table with linear probing. 0 marks a free place, so
+// sequence 0 has a flag of its own.
 struct client {
     struct cg_list lru;
     struct cg_list bucket;
@@ -18,7 +18,7 @@ struct client {
     uint64_t floor;
     uint64_t *table;
     uint32_t capacity;
-    uint32_t used;  // places taken, those of settled sequences included until the next sweep
+    uint32_t used; // places taken, those of settled sequences included until the next sweep
     bool zero_done;
 };
 
@@ -36,7 +36,7 @@ static struct cg_list *bucket_of(const struct cg_dedup *dedup, uint64_t id) {
 
 static struct client *find(const struct cg_dedup *dedup, uint64_t id) {
     const struct cg_list *bucket = bucket_of(dedup, id);
-    CG_LIST_FOREACH(node, bucket) {
+    CG_LIST_FOREACH (node, bucket) {
         struct client *client = CG_CONTAINER_OF(node, struct client, bucket);
         if (client->id == id) {
             return client;
@@ -62,7 +62,7 @@ static void forget(struct cg_dedup *dedup, struct client *client) {
 }
 
 void cg_dedup_clear(struct cg_dedup *dedup) {
-    CG_LIST_FOREACH_SAFE(node, following, &dedup->lru) {
+    CG_LIST_FOREACH_SAFE (node, following, &dedup->lru) {
         forget(dedup, CG_CONTAINER_OF(node, struct client, lru));
     }
 }
@@ -198,14 +198,14 @@ int cg_dedup_record(struct cg_dedup *dedup, uint64_t client_id, uint64_t sequenc
     return answer;
 }
 
-// ---- Saving: u32 clients, then of each, the one idle longest first: u64 id, u64 floor, u32 flags, u32
-// count, count times u64 sequence.
+// ---- Saving: u32 clients, then of each, the one idle longest first: u64 id, u64 floor, u32 flags,
+// u32 count, count times u64 sequence.
 
 #define CLIENT_HEAD 24U
 
 size_t cg_dedup_size(const struct cg_dedup *dedup) {
     size_t size = 4;
-    CG_LIST_FOREACH(node, &dedup->lru) {
+    CG_LIST_FOREACH (node, &dedup->lru) {
         size += CLIENT_HEAD + 8 * (size_t)unsettled(CG_CONTAINER_OF(node, struct client, lru));
     }
     return size;

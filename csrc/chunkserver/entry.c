@@ -20,7 +20,7 @@ enum {
     AT_RESERVED = 68,
 };
 
-#define FLAGS_KNOWN                                                                               \
+#define FLAGS_KNOWN                                                                                \
     (CG_ENTRY_KEEP | CG_ENTRY_HEAD | CG_ENTRY_TAIL | CG_ENTRY_HAS_EPOCH | CG_ENTRY_HAS_CLIENT)
 
 void cg_entry_encode(const struct cg_entry *entry, uint8_t *out) {

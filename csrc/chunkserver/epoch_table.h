@@ -7,15 +7,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CG_EPOCHS_MAX (1U << 20)  // volumes
+#define CG_EPOCHS_MAX (1U << 20) // volumes
 
 struct cg_epoch {
     uint64_t file_id;
-    uint64_t epoch;  // 0: a free place
+    uint64_t epoch; // 0: a free place
 };
 
 struct cg_epoch_table {
-    struct cg_epoch *place;  // open addressing, linear probing; a power of two of them, or NULL
+    struct cg_epoch *place; // open addressing, linear probing; a power of two of them, or NULL
     uint32_t capacity;
     uint32_t count;
 };

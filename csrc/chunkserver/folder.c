@@ -12,14 +12,14 @@
 #include "chunkserver/bytes.h"
 #include "chunkserver/chunk_format.h"
 
-#define FORMAT_MAGIC     UINT64_C(0x544d464f46474743)  // "CGGFOFMT"
-#define CHECKPOINT_MAGIC UINT64_C(0x54504b4343474743)  // "CGGCCKPT"
+#define FORMAT_MAGIC     UINT64_C(0x544d464f46474743) // "CGGFOFMT"
+#define CHECKPOINT_MAGIC UINT64_C(0x54504b4343474743) // "CGGCCKPT"
 #define VERSION          1U
 #define FORMAT_SIZE      64U
 #define CHECKPOINT_HEAD  32U
 
-// "format": u64 magic, u32 version, u32 CRC of the file with this field zero, 16 bytes uuid, u32 chunk
-// size, u32 block size, zeros up to 64 bytes.
+// "format": u64 magic, u32 version, u32 CRC of the file with this field zero, 16 bytes uuid, u32
+// chunk size, u32 block size, zeros up to 64 bytes.
 
 static uint32_t format_crc(const uint8_t *data) {
     uint8_t copy[FORMAT_SIZE];
@@ -66,7 +66,8 @@ static int make_format(struct cg_disk *disk, uint32_t chunk_size, struct cg_fold
                        char *error, size_t error_size) {
     int foreign = disk->ops->list(disk, "", note_foreign, NULL);
     if (foreign != 0) {
-        snprintf(error, error_size, "the folder is neither empty nor a chunkserver's: no \"format\"");
+        snprintf(error, error_size,
+                 "the folder is neither empty nor a chunkserver's: no \"format\"");
         return foreign < 0 ? foreign : -ENOTEMPTY;
     }
     *out = (struct cg_folder_format){.chunk_size = chunk_size, .block_size = CG_BLOCK_SIZE};
@@ -74,7 +75,7 @@ static int make_format(struct cg_disk *disk, uint32_t chunk_size, struct cg_fold
         snprintf(error, error_size, "no random numbers for the folder's uuid");
         return -EIO;
     }
-    out->uuid[6] = (uint8_t)((out->uuid[6] & 0x0f) | 0x40);  // RFC 9562: version 4
+    out->uuid[6] = (uint8_t)((out->uuid[6] & 0x0f) | 0x40); // RFC 9562: version 4
     out->uuid[8] = (uint8_t)((out->uuid[8] & 0x3f) | 0x80);
     uint8_t data[FORMAT_SIZE] = {0};
     cg_put_u64(data, FORMAT_MAGIC);
@@ -129,8 +130,8 @@ int cg_folder_open(struct cg_disk *disk, uint32_t chunk_size, struct cg_folder_f
     return 0;
 }
 
-// "checkpoint": u64 magic, u32 version, u32 CRC of everything with this field zero, u64 payload length,
-// u64 zero, then the payload.
+// "checkpoint": u64 magic, u32 version, u32 CRC of everything with this field zero, u64 payload
+// length, u64 zero, then the payload.
 
 static uint32_t checkpoint_crc(const uint8_t *head, const uint8_t *data, size_t length) {
     uint8_t copy[CHECKPOINT_HEAD];

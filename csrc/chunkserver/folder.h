@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The files that say what a disk's folder is and how far its log has been applied: "format", written
-// once, and "checkpoint", replaced by each checkpoint. docs/formats.md describes the bytes.
+// The files that say what a disk's folder is and how far its log has been applied: "format",
+// written once, and "checkpoint", replaced by each checkpoint. docs/formats.md describes the bytes.
 #ifndef CG_CHUNKSERVER_FOLDER_H
 #define CG_CHUNKSERVER_FOLDER_H
 
@@ -12,8 +12,8 @@
 
 struct cg_folder_format {
     uint8_t uuid[16];
-    uint32_t chunk_size;  // bytes
-    uint32_t block_size;  // bytes; 4096
+    uint32_t chunk_size; // bytes
+    uint32_t block_size; // bytes; 4096
 };
 
 // Reads the format. If the folder holds nothing but the lock, writes one with a new uuid and
@@ -22,10 +22,10 @@ struct cg_folder_format {
 int cg_folder_open(struct cg_disk *disk, uint32_t chunk_size, struct cg_folder_format *out,
                    char *error, size_t error_size);
 
-#define CG_CHECKPOINT_MAX (1U << 30)  // bytes
+#define CG_CHECKPOINT_MAX (1U << 30) // bytes
 
-// The checkpoint's payload is the caller's. *data is to be freed; *length 0 and *data NULL if there is
-// none yet. Returns 0, -EBADMSG or the disk's error.
+// The checkpoint's payload is the caller's. *data is to be freed; *length 0 and *data NULL if there
+// is none yet. Returns 0, -EBADMSG or the disk's error.
 int cg_checkpoint_load(struct cg_disk *disk, uint8_t **data, size_t *length);
 
 // Replaces the checkpoint durably. Blocking; from a pool thread too.

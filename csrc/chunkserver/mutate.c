@@ -8,7 +8,8 @@
 #include "base/crc32c.h"
 #include "chunkserver/store_internal.h"
 
-// What a record takes in the log besides its payload, at most: its share of a batch's header region.
+// What a record takes in the log besides its payload, at most: its share of a batch's header
+// region.
 #define RECORD_OVERHEAD 8192U
 
 struct cg_op *cg_op_alloc(struct cg_store *store) {
@@ -92,8 +93,8 @@ static void answer_one(const struct cg_mutation *request, cg_status status, uint
 static void answer_all(struct cg_op *op, cg_status status, uint32_t mismatch) {
     assert(!op->answered);
     op->answered = true;
-    uint64_t index = op->stage >= CG_OP_LOGGING ? op->proposal.index
-                                                : cg_copyset_applied(op->request.copyset);
+    uint64_t index =
+        op->stage >= CG_OP_LOGGING ? op->proposal.index : cg_copyset_applied(op->request.copyset);
     answer_one(&op->request, status, index, mismatch);
     struct cg_list *node;
     while ((node = cg_list_pop_front(&op->attached)) != NULL) {
@@ -115,7 +116,7 @@ static bool overlaps(const struct cg_op *a, const struct cg_op *b) {
 
 // A retry of a request that is still under way waits for that one's answer.
 static bool attach_to(struct cg_list *list, struct cg_op *op) {
-    CG_LIST_FOREACH(node, list) {
+    CG_LIST_FOREACH (node, list) {
         struct cg_op *other = CG_CONTAINER_OF(node, struct cg_op, node);
         if (other->request.has_client && !other->answered &&
             other->request.client_id == op->request.client_id &&
@@ -134,7 +135,7 @@ static bool must_wait(const struct cg_op *op) {
     if (chunk->state == CG_CHUNK_LOADING || cg_blockmap_any(chunk->busy, op->first, op->count)) {
         return true;
     }
-    CG_LIST_FOREACH(node, &chunk->waiting) {
+    CG_LIST_FOREACH (node, &chunk->waiting) {
         if (overlaps(op, CG_CONTAINER_OF(node, struct cg_op, node))) {
             return true;
         }
@@ -183,7 +184,7 @@ void cg_ops_pump(struct cg_chunk *chunk) {
         chunk->repump = false;
         uint8_t taken[CG_BLOCKMAP_BYTES];
         memcpy(taken, chunk->busy, sizeof(taken));
-        CG_LIST_FOREACH(node, &chunk->waiting) {
+        CG_LIST_FOREACH (node, &chunk->waiting) {
             struct cg_op *op = CG_CONTAINER_OF(node, struct cg_op, node);
             bool free = !cg_blockmap_any(taken, op->first, op->count);
             cg_blockmap_set(taken, op->first, op->count);
@@ -262,9 +263,9 @@ static cg_status admit(struct cg_op *op) {
         return STATUS(BACKWARD);
     }
     if (op->chunk != NULL && new_blocks(op) &&
-        (store->stalled_count > 0 ||
-         store->free_bytes < store->options.reserve_bytes + store->logging_bytes +
-                                 (uint64_t)op->count * CG_BLOCK_SIZE)) {
+        (store->stalled_count > 0 || store->free_bytes < store->options.reserve_bytes +
+                                                             store->logging_bytes +
+                                                             (uint64_t)op->count * CG_BLOCK_SIZE)) {
         return STATUS(NOSPACE);
     }
     op->logged = op->payload_length + RECORD_OVERHEAD;
@@ -310,7 +311,7 @@ static void set_payload(struct cg_op *op, uint8_t *data, uint32_t length) {
     const struct cg_mutation *request = &op->request;
     if (request->has_crc && length == CG_BLOCK_SIZE && request->size == CG_BLOCK_SIZE &&
         request->offset % CG_BLOCK_SIZE == 0 && request->kind == CG_MUTATE_WRITE) {
-        op->own_crcs[0] = request->crc;  // the data's CRC is the block's
+        op->own_crcs[0] = request->crc; // the data's CRC is the block's
         return;
     }
     for (uint32_t i = 0; i < length / CG_BLOCK_SIZE; i++) {
@@ -360,8 +361,8 @@ static void log_zero_edges(struct cg_op *op) {
     }
     // A hole is zeros already.
     bool want_head = head != 0 && (keep || !block_is_hole(op, op->first));
-    bool want_tail = tail != 0 && !(one && head != 0) &&
-                     (keep || !block_is_hole(op, op->first + op->count - 1));
+    bool want_tail =
+        tail != 0 && !(one && head != 0) && (keep || !block_is_hole(op, op->first + op->count - 1));
     uint32_t first = op->first + (head != 0 ? 1 : 0);
     uint32_t last = op->first + op->count - (tail != 0 ? 1 : 0);
     uint32_t middle = last > first ? last - first : 0;
@@ -490,7 +491,8 @@ static void start_merge(struct cg_op *op) {
 static void start_trim(struct cg_op *op) {
     uint32_t first = op->first + (head_bytes(op) != 0 ? 1 : 0);
     uint32_t last = op->first + op->count - (tail_bytes(op) != 0 ? 1 : 0);
-    fill_entry(op, CG_ENTRY_ZERO, last > first ? first : op->first, last > first ? last - first : 0);
+    fill_entry(op, CG_ENTRY_ZERO, last > first ? first : op->first,
+               last > first ? last - first : 0);
     propose(op);
 }
 

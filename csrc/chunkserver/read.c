@@ -94,7 +94,7 @@ static bool try_read(struct cg_read *read) {
         if (read->store->stalled_count == 0) {
             return false;
         }
-        fail(read, STATUS(OVERLOAD));  // the disk is full: what was committed cannot be applied now
+        fail(read, STATUS(OVERLOAD)); // the disk is full: what was committed cannot be applied now
         return true;
     }
     if (!chunk->exists) {

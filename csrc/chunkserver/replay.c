@@ -102,7 +102,7 @@ static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record
         return refuse(replay, -EBADMSG, record, "its copyset has no folder");
     }
     if (record->index <= copyset->applied_index) {
-        return 0;  // covered by the checkpoint
+        return 0; // covered by the checkpoint
     }
     if (record->index != copyset->replica.committed_index + 1) {
         return refuse(replay, -EBADMSG, record, "entries before it are missing");
@@ -139,6 +139,7 @@ int cg_store_replay(struct cg_store *store, uint64_t from_lsn, char *error, size
     struct cg_wal_options options = {
         .segment_bytes = store->options.wal_segment_bytes,
         .capacity_bytes = store->options.wal_bytes,
+        .keep_free_bytes = store->options.reserve_bytes,
     };
     store->replaying = true;
     int result = cg_wal_open(store->disk, store->reactor, &options, &callbacks, &store->wal, error,

@@ -24,7 +24,8 @@ void cg_service_answer(struct cg_server_request *request, cg_status status, uint
         .has_appliedIndex = index != UINT64_MAX,
         .appliedIndex = index,
     };
-    cg_server_reply(request, curve_chunkserver_ChunkResponse_fields, &response, NULL, 0, NULL, NULL);
+    cg_server_reply(request, curve_chunkserver_ChunkResponse_fields, &response, NULL, 0, NULL,
+                    NULL);
 }
 
 int cg_service_prepare(struct cg_server_request *request) {
@@ -46,7 +47,7 @@ int cg_service_prepare_data(struct cg_server_request *request) {
     uint32_t size = r->size;
     uint32_t compare = r->op_type == CG_OP_TYPE(COMPARE_AND_WRITE) ? size : 0;
     if (size > CG_WAL_PAYLOAD_MAX || (uint64_t)size + compare != request->attachment_length) {
-        return 0;  // will be refused; where it goes does not matter
+        return 0; // will be refused; where it goes does not matter
     }
     // The data to compare with stands in front of the data to write.
     uint32_t data_offset = compare + (r->offset - compare) % CG_BLOCK_SIZE;
@@ -99,8 +100,9 @@ const char *cg_service_health(void *context) {
     return cg_store_disk_error(service->store) == 0 ? "OK\n" : NULL;
 }
 
-void cg_service_init(struct cg_service *service, struct cg_store *store, struct cg_buffer_pool *pool,
-                     struct cg_reactor *reactor, uint32_t inflight_max) {
+void cg_service_init(struct cg_service *service, struct cg_store *store,
+                     struct cg_buffer_pool *pool, struct cg_reactor *reactor,
+                     uint32_t inflight_max) {
     static const char chunk_service[] = "curve.chunkserver.ChunkService";
     const struct cg_server_method methods[] = {
         {chunk_service, "ReadChunk", cg_service_prepare, cg_service_read, service},

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// ChunkService and CliService2 on a store: checks requests at the edge, before anything is logged, and
-// answers as CurveBS does (docs/wire.md has the table of statuses). The reactor's thread.
+// ChunkService and CliService2 on a store: checks requests at the edge, before anything is logged,
+// and answers as CurveBS does (docs/wire.md has the table of statuses). The reactor's thread.
 #ifndef CG_CHUNKSERVER_SERVICE_H
 #define CG_CHUNKSERVER_SERVICE_H
 
@@ -24,16 +24,17 @@ struct cg_service {
     struct cg_reactor *reactor;
     uint32_t inflight_max;
     uint32_t inflight;
-    bool stopping;    // everything new is answered OVERLOAD
-    char leader[64];  // "ip:port:0": what GetLeader answers
-    uint64_t snapshot_log_ns;  // when a snapshot request was last logged
+    bool stopping;            // everything new is answered OVERLOAD
+    char leader[64];          // "ip:port:0": what GetLeader answers
+    uint64_t snapshot_log_ns; // when a snapshot request was last logged
     struct cg_service_stats stats;
     struct cg_server_method methods[CG_SERVICE_METHODS];
 };
 
 // Fills `service` and its methods. `inflight_max` 0: 5000.
-void cg_service_init(struct cg_service *service, struct cg_store *store, struct cg_buffer_pool *pool,
-                     struct cg_reactor *reactor, uint32_t inflight_max);
+void cg_service_init(struct cg_service *service, struct cg_store *store,
+                     struct cg_buffer_pool *pool, struct cg_reactor *reactor,
+                     uint32_t inflight_max);
 
 // For cg_server_options.health: NULL once the disk is retired.
 const char *cg_service_health(void *context);

@@ -11,7 +11,7 @@
 #include "chunkserver/service_internal.h"
 #include "gateway/proto/cli2.pb.h"
 
-#define CURVEBS_ENOENT 2  // the RPC error for an unknown group
+#define CURVEBS_ENOENT 2 // the RPC error for an unknown group
 
 struct epoch_update {
     struct cg_server_request *request;

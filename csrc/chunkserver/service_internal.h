@@ -6,15 +6,15 @@
 #include "chunkserver/chunk_request.h"
 #include "chunkserver/service.h"
 
-#define CG_STATUS(name) curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_##name
+#define CG_STATUS(name)  curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_##name
 #define CG_OP_TYPE(name) curve_chunkserver_CHUNK_OP_TYPE_CHUNK_OP_##name
 
 // What a request on a chunk keeps in its scratch space.
 struct cg_chunk_call {
     struct cg_chunk_request request;
     struct cg_copyset *copyset;
-    uint32_t data_offset;  // of the data to write, in the request's buffer
-    bool no_buffer;        // the pool was exhausted when the attachment was to be received
+    uint32_t data_offset; // of the data to write, in the request's buffer
+    bool no_buffer;       // the pool was exhausted when the attachment was to be received
 };
 
 _Static_assert(sizeof(struct cg_chunk_call) <= CG_SERVER_SCRATCH, "a call fits into the scratch");
@@ -27,12 +27,12 @@ static inline struct cg_chunk_call *cg_call_of(struct cg_server_request *request
     return (struct cg_chunk_call *)(void *)request->scratch;
 }
 
-// Answers a ChunkRequest without data and ends it. `index` UINT64_MAX: none. cg_service_begin must have
-// been called for it.
+// Answers a ChunkRequest without data and ends it. `index` UINT64_MAX: none. cg_service_begin must
+// have been called for it.
 void cg_service_answer(struct cg_server_request *request, cg_status status, uint64_t index);
 
-// Counts the request in, decodes it unless `prepare` did, checks what all requests on chunks have in
-// common. False if it has been answered.
+// Counts the request in, decodes it unless `prepare` did, checks what all requests on chunks have
+// in common. False if it has been answered.
 bool cg_service_begin(struct cg_server_request *request, uint32_t op_type, bool is_write);
 
 // Counts a request out before it is answered.

@@ -103,7 +103,8 @@ static void status_done(void *user, const struct cg_read_result *result) {
         response.blockRuns.funcs.encode = encode_runs_field;
         response.blockRuns.arg = &runs;
     }
-    cg_server_reply(request, curve_chunkserver_ChunkResponse_fields, &response, NULL, 0, NULL, NULL);
+    cg_server_reply(request, curve_chunkserver_ChunkResponse_fields, &response, NULL, 0, NULL,
+                    NULL);
 }
 
 void cg_service_block_status(struct cg_server_request *request) {
@@ -151,8 +152,8 @@ static void answer_info(struct cg_server_request *request, cg_status status, uin
         response.chunkSn_count = 1;
         response.chunkSn[0] = sn;
     }
-    cg_server_reply(request, curve_chunkserver_GetChunkInfoResponse_fields, &response, NULL, 0, NULL,
-                    NULL);
+    cg_server_reply(request, curve_chunkserver_GetChunkInfoResponse_fields, &response, NULL, 0,
+                    NULL, NULL);
 }
 
 static void info_done(void *user, const struct cg_read_result *result) {
@@ -160,8 +161,7 @@ static void info_done(void *user, const struct cg_read_result *result) {
 }
 
 void cg_service_chunk_info(struct cg_server_request *request) {
-    curve_chunkserver_GetChunkInfoRequest message =
-        curve_chunkserver_GetChunkInfoRequest_init_zero;
+    curve_chunkserver_GetChunkInfoRequest message = curve_chunkserver_GetChunkInfoRequest_init_zero;
     if (!decode(request, curve_chunkserver_GetChunkInfoRequest_fields, &message)) {
         return;
     }
@@ -182,8 +182,8 @@ static void answer_hash(struct cg_server_request *request, cg_status status, uin
         response.has_hash = true;
         snprintf(response.hash, sizeof(response.hash), "%" PRIu32, crc);
     }
-    cg_server_reply(request, curve_chunkserver_GetChunkHashResponse_fields, &response, NULL, 0, NULL,
-                    NULL);
+    cg_server_reply(request, curve_chunkserver_GetChunkHashResponse_fields, &response, NULL, 0,
+                    NULL, NULL);
 }
 
 static void hash_done(void *user, const struct cg_read_result *result) {
@@ -197,8 +197,7 @@ static void hash_done(void *user, const struct cg_read_result *result) {
 }
 
 void cg_service_chunk_hash(struct cg_server_request *request) {
-    curve_chunkserver_GetChunkHashRequest message =
-        curve_chunkserver_GetChunkHashRequest_init_zero;
+    curve_chunkserver_GetChunkHashRequest message = curve_chunkserver_GetChunkHashRequest_init_zero;
     if (!decode(request, curve_chunkserver_GetChunkHashRequest_fields, &message)) {
         return;
     }

@@ -30,8 +30,8 @@ static void mutate(struct cg_server_request *request, enum cg_op_kind kind) {
     struct cg_mutation mutation = {
         .kind = kind,
         .no_hole = r->no_hole,
-        .has_epoch = r->strict_epoch ||
-                     (kind == CG_MUTATE_WRITE && (r->has & CG_REQUEST_EPOCH) != 0),
+        .has_epoch =
+            r->strict_epoch || (kind == CG_MUTATE_WRITE && (r->has & CG_REQUEST_EPOCH) != 0),
         .has_client = has_client,
         .has_crc = kind == CG_MUTATE_WRITE && (r->has & CG_REQUEST_CRC),
         .copyset = call->copyset,

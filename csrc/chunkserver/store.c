@@ -87,8 +87,8 @@ static void init_lists(struct cg_store *store) {
 }
 
 static int open_all(struct cg_store *store, char *error, size_t error_size) {
-    int result = cg_folder_open(store->disk, store->options.chunk_size, &store->format, error,
-                                error_size);
+    int result =
+        cg_folder_open(store->disk, store->options.chunk_size, &store->format, error, error_size);
     if (result != 0) {
         return result;
     }
@@ -150,8 +150,8 @@ int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_bu
 
 bool cg_store_idle(const struct cg_store *store) {
     return store->ops_active == store->ops_parked + store->stalled_count &&
-           store->reads_active == 0 && store->file_ops == 0 &&
-           store->checkpoint.flushing == 0 && !cg_store_checkpointing(store);
+           store->reads_active == 0 && store->file_ops == 0 && store->checkpoint.flushing == 0 &&
+           !cg_store_checkpointing(store);
 }
 
 void cg_store_close(struct cg_store *store) {

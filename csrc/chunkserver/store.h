@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The store of one disk: copysets, chunks, the log, checkpoints. It knows no wire: the service above
-// turns requests into operations. One reactor thread.
+// The store of one disk: copysets, chunks, the log, checkpoints. It knows no wire: the service
+// above turns requests into operations. One reactor thread.
 //
-// A mutation (struct cg_op) goes: range of the chunk locked -> edge blocks merged, comparison made ->
-// logged -> committed: `done` -> applied to the chunk file -> range unlocked. A read (struct cg_read)
-// waits only for committed writes of its range that are not in the file yet.
+// A mutation (struct cg_op) goes: range of the chunk locked -> edge blocks merged, comparison made
+// -> logged -> committed: `done` -> applied to the chunk file -> range unlocked. A read (struct
+// cg_read) waits only for committed writes of its range that are not in the file yet.
 #ifndef CG_CHUNKSERVER_STORE_H
 #define CG_CHUNKSERVER_STORE_H
 
@@ -27,19 +27,19 @@ struct cg_mutation_result;
 typedef curve_chunkserver_CHUNK_OP_STATUS cg_status;
 
 struct cg_store_options {
-    uint32_t chunk_size;       // of a new folder, bytes; 0: 16 MiB
-    uint32_t chunks_max;       // chunks whose metadata is in memory; 0: 4096
-    uint32_t descriptors_max;  // chunk files open at once; 0: 512
-    uint32_t operations_max;   // mutations known at once, those being applied included; 0: 8192
-    uint64_t reserve_bytes;    // new blocks are refused when less is free
-    uint64_t wal_bytes;        // 0: 1 GiB
-    uint64_t wal_segment_bytes;       // 0: the log's default
-    uint64_t checkpoint_interval_ns;  // 0: 30 s
-    const char *share_folder;  // where the map for local readers goes (local_map.h); NULL: none
+    uint32_t chunk_size;        // of a new folder, bytes; 0: 16 MiB
+    uint32_t chunks_max;        // chunks whose metadata is in memory; 0: 4096
+    uint32_t descriptors_max;   // chunk files open at once; 0: 512
+    uint32_t operations_max;    // mutations known at once, those being applied included; 0: 8192
+    uint64_t reserve_bytes;     // new blocks are refused when less is free
+    uint64_t wal_bytes;         // 0: 1 GiB
+    uint64_t wal_segment_bytes; // 0: the log's default
+    uint64_t checkpoint_interval_ns; // 0: 30 s
+    const char *share_folder; // where the map for local readers goes (local_map.h); NULL: none
 };
 
-// Opens the folder, replays the log. Blocking; drives the reactor, which the calling thread must own
-// from now on. `error` gets a sentence.
+// Opens the folder, replays the log. Blocking; drives the reactor, which the calling thread must
+// own from now on. `error` gets a sentence.
 int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_buffer_pool *pool,
                   const struct cg_store_options *options, struct cg_store **out, char *error,
                   size_t error_size);
@@ -47,11 +47,12 @@ int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_bu
 // Frees everything; nothing may be in flight (cg_store_idle). Writes no checkpoint.
 void cg_store_close(struct cg_store *store);
 
-// No operation, read or checkpoint is under way. An operation that waits for space counts as idle: the
-// log keeps it.
+// No operation, read or checkpoint is under way. An operation that waits for space counts as idle:
+// the log keeps it.
 bool cg_store_idle(const struct cg_store *store);
 
-// Starts a checkpoint, unless one is running or nothing is to be saved. `store->checkpoints` counts.
+// Starts a checkpoint, unless one is running or nothing is to be saved. `store->checkpoints`
+// counts.
 void cg_store_checkpoint(struct cg_store *store);
 bool cg_store_checkpointing(const struct cg_store *store);
 // True if a checkpoint would have something to save.
@@ -88,10 +89,10 @@ enum cg_op_kind {
 
 struct cg_mutation {
     enum cg_op_kind kind;
-    bool no_hole;     // ZERO: keep the blocks allocated
-    bool has_epoch;   // check `epoch` of `file_id` when the entry is applied
-    bool has_client;  // client_id, sequence and settled_below are set
-    bool has_crc;     // `crc` is the CRC-32C of the data, checked already
+    bool no_hole;    // ZERO: keep the blocks allocated
+    bool has_epoch;  // check `epoch` of `file_id` when the entry is applied
+    bool has_client; // client_id, sequence and settled_below are set
+    bool has_crc;    // `crc` is the CRC-32C of the data, checked already
     struct cg_copyset *copyset;
     uint64_t chunk_id;
     uint64_t file_id;
@@ -100,13 +101,13 @@ struct cg_mutation {
     uint64_t client_id;
     uint64_t sequence;
     uint64_t settled_below;
-    uint32_t offset;  // bytes, any alignment; offset + size is inside the chunk
+    uint32_t offset; // bytes, any alignment; offset + size is inside the chunk
     uint32_t size;
     uint32_t crc;
-    // WRITE: `size` bytes at buffer->data + data_offset, where data_offset % 4096 == offset % 4096 and
-    // the last block is whole inside the buffer. COMPARE_AND_WRITE: the data to write is there, the
-    // data to compare with in the `size` bytes before. The store takes a reference and fills up the
-    // first and the last block in place.
+    // WRITE: `size` bytes at buffer->data + data_offset, where data_offset % 4096 == offset % 4096
+    // and the last block is whole inside the buffer. COMPARE_AND_WRITE: the data to write is there,
+    // the data to compare with in the `size` bytes before. The store takes a reference and fills up
+    // the first and the last block in place.
     struct cg_buffer *buffer;
     uint32_t data_offset;
     // Called once, possibly inside cg_store_mutate. `status` is a cg_status.
@@ -116,8 +117,8 @@ struct cg_mutation {
 
 struct cg_mutation_result {
     cg_status status;
-    uint64_t index;            // of the log entry; else the copyset's applied index
-    uint32_t mismatch_offset;  // MISCOMPARE: first differing byte, from `offset` on
+    uint64_t index;           // of the log entry; else the copyset's applied index
+    uint32_t mismatch_offset; // MISCOMPARE: first differing byte, from `offset` on
 };
 
 // Copies `mutation`.
@@ -127,24 +128,24 @@ void cg_store_mutate(struct cg_store *store, const struct cg_mutation *mutation)
 
 enum cg_read_kind {
     CG_READ_DATA,
-    CG_READ_STATUS,  // which blocks are allocated
-    CG_READ_INFO,    // the chunk's sn only
+    CG_READ_STATUS, // which blocks are allocated
+    CG_READ_INFO,   // the chunk's sn only
 };
 
 struct cg_read_result {
     cg_status status;
-    uint64_t index;         // applied
-    uint64_t sn;            // the chunk's
-    const uint8_t *data;    // `size` bytes
-    struct cg_buffer *buffer;  // holds them; take a reference to keep it
-    const uint8_t *allocated;  // STATUS: the chunk's bitmap
+    uint64_t index;           // applied
+    uint64_t sn;              // the chunk's
+    const uint8_t *data;      // `size` bytes
+    struct cg_buffer *buffer; // holds them; take a reference to keep it
+    const uint8_t *allocated; // STATUS: the chunk's bitmap
 };
 
 struct cg_query {
     enum cg_read_kind kind;
     struct cg_copyset *copyset;
     uint64_t chunk_id;
-    uint32_t offset;  // bytes, inside the chunk
+    uint32_t offset; // bytes, inside the chunk
     uint32_t size;
     // Called once, possibly inside cg_store_read.
     void (*done)(void *user, const struct cg_read_result *result);
@@ -155,7 +156,8 @@ void cg_store_read(struct cg_store *store, const struct cg_query *query);
 
 // ---- Local readers (local_map.h)
 
-// Opens the door beside the server at `address`. Returns 0, -errno, or -ENOTSUP without a share_folder.
+// Opens the door beside the server at `address`. Returns 0, -errno, or -ENOTSUP without a
+// share_folder.
 int cg_store_share(struct cg_store *store, const char *address);
 
 struct cg_store_stats {

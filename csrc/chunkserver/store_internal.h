@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What the store's parts share. The parts, and who calls whom: store.c (opening, space) - replay.c -
-// mutate.c (range locks, merging) - apply.c (committed entries to chunk files) - read.c - chunk_cache.c
-// (metadata and descriptors in memory) - block_read.c (verified reads of blocks) - copyset.c -
-// checkpoint.c.
+// What the store's parts share. The parts, and who calls whom: store.c (opening, space) - replay.c
+// - mutate.c (range locks, merging) - apply.c (committed entries to chunk files) - read.c -
+// chunk_cache.c (metadata and descriptors in memory) - block_read.c (verified reads of blocks) -
+// copyset.c - checkpoint.c.
 #ifndef CG_CHUNKSERVER_STORE_INTERNAL_H
 #define CG_CHUNKSERVER_STORE_INTERNAL_H
 
@@ -18,18 +18,18 @@
 #include "chunkserver/replica.h"
 #include "chunkserver/store.h"
 
-#define CG_COPYSETS_MAX      4096U
-#define CG_COPYSET_BUCKETS   1024U
-#define CG_CHUNK_BUCKETS     8192U
-#define CG_CHUNK_PATH_MAX    64U
-#define CG_FLUSHES           2U  // chunks that a checkpoint syncs at once
-#define CG_ZERO_PIECE        65536U
-#define CG_ZERO_PIECES       (CG_CHUNK_SIZE_MAX / CG_ZERO_PIECE)
+#define CG_COPYSETS_MAX    4096U
+#define CG_COPYSET_BUCKETS 1024U
+#define CG_CHUNK_BUCKETS   8192U
+#define CG_CHUNK_PATH_MAX  64U
+#define CG_FLUSHES         2U // chunks that a checkpoint syncs at once
+#define CG_ZERO_PIECE      65536U
+#define CG_ZERO_PIECES     (CG_CHUNK_SIZE_MAX / CG_ZERO_PIECE)
 
 #define STATUS(name) curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_##name
 
-// An open chunk file. The chunk holds one reference, every asynchronous operation another, so that the
-// descriptor is never closed under an operation.
+// An open chunk file. The chunk holds one reference, every asynchronous operation another, so that
+// the descriptor is never closed under an operation.
 struct cg_chunk_file {
     int handle;
     uint32_t refs;
@@ -39,45 +39,45 @@ enum cg_chunk_state {
     CG_CHUNK_FREE,
     CG_CHUNK_LOADING,
     CG_CHUNK_READY,
-    CG_CHUNK_BROKEN,  // its metadata cannot be read: `load_status` says how requests end
+    CG_CHUNK_BROKEN, // its metadata cannot be read: `load_status` says how requests end
 };
 
 struct cg_chunk {
     struct cg_list bucket;
     struct cg_list lru;    // all cached chunks, the one used last in front
     struct cg_list dirty;  // on store->dirty or the checkpoint's list
-    struct cg_list opened;  // on store->opened while `file` is there
+    struct cg_list opened; // on store->opened while `file` is there
     struct cg_copyset *copyset;
     uint64_t id;
     enum cg_chunk_state state;
     cg_status load_status;
-    bool exists;     // the file is there, slot->allocated and slot->crc are valid
-    bool pumping;    // waiting operations are being looked at
-    bool repump;     // and have to be looked at again
-    bool flushing;   // a checkpoint is writing its metadata
-    uint32_t refs;   // users: while there are any, the chunk stays
-    uint32_t generation;    // counts deletions
-    uint32_t slot_pending;  // see cg_local_slot_begin
-    uint32_t changes;       // counts applied entries: a read that fails its CRC looks whether it raced
+    bool exists;           // the file is there, slot->allocated and slot->crc are valid
+    bool pumping;          // waiting operations are being looked at
+    bool repump;           // and have to be looked at again
+    bool flushing;         // a checkpoint is writing its metadata
+    uint32_t refs;         // users: while there are any, the chunk stays
+    uint32_t generation;   // counts deletions
+    uint32_t slot_pending; // see cg_local_slot_begin
+    uint32_t changes; // counts applied entries: a read that fails its CRC looks whether it raced
     uint32_t applying_count;
-    uint64_t sn;  // proposed
+    uint64_t sn; // proposed
     uint64_t file_id;
     uint64_t applied_index;
-    uint64_t sequence;  // of the newest metadata slot
+    uint64_t sequence; // of the newest metadata slot
     unsigned newest;
-    uint64_t unsynced;  // bytes since writeback was last asked for
+    uint64_t unsynced; // bytes since writeback was last asked for
     struct cg_chunk_file *file;
     struct cg_local_slot *slot;
     uint32_t slot_index;
-    struct cg_list inflight;       // operations that hold ranges
-    struct cg_list waiting;        // operations that wait for ranges, first come first served
-    struct cg_list waiting_reads;  // for the metadata, or for committed writes to be applied
+    struct cg_list inflight;      // operations that hold ranges
+    struct cg_list waiting;       // operations that wait for ranges, first come first served
+    struct cg_list waiting_reads; // for the metadata, or for committed writes to be applied
     struct cg_file_op load;
     struct iovec load_iov;
     struct cg_buffer *load_buffer;
     struct cg_chunk_file *load_file;
-    uint8_t busy[CG_BLOCKMAP_BYTES];      // locked by operations in flight
-    uint8_t applying[CG_BLOCKMAP_BYTES];  // committed, not yet in the file
+    uint8_t busy[CG_BLOCKMAP_BYTES];     // locked by operations in flight
+    uint8_t applying[CG_BLOCKMAP_BYTES]; // committed, not yet in the file
 };
 
 struct cg_copyset {
@@ -87,13 +87,13 @@ struct cg_copyset {
     uint32_t id;
     uint64_t group;
     struct cg_replica replica;
-    uint64_t applied_index;    // everything up to it is in the chunk files
-    struct cg_list unapplied;  // committed operations, in log order
-    struct cg_dedup dedup;     // state at committed_index
+    uint64_t applied_index;   // everything up to it is in the chunk files
+    struct cg_list unapplied; // committed operations, in log order
+    struct cg_dedup dedup;    // state at committed_index
     struct cg_epoch_table epochs;
-    bool folder_dirty;  // files came or went since the folder was last synced
+    bool folder_dirty; // files came or went since the folder was last synced
     // The running checkpoint's.
-    uint64_t capture_at;  // once this index is committed, the state is saved
+    uint64_t capture_at; // once this index is committed, the state is saved
     uint8_t *captured;
     size_t captured_length;
     uint64_t captured_index;
@@ -104,15 +104,15 @@ struct cg_copyset {
 struct cg_block_read {
     // The caller's. It holds a reference to the chunk.
     struct cg_chunk *chunk;
-    uint32_t first;  // blocks
+    uint32_t first; // blocks
     uint32_t count;
-    uint8_t *data;  // count blocks
-    void (*done)(struct cg_block_read *read, cg_status status);  // maybe inside cg_block_read_start
+    uint8_t *data;                                              // count blocks
+    void (*done)(struct cg_block_read *read, cg_status status); // maybe inside cg_block_read_start
     // block_read.c's.
     struct cg_chunk_file *file;
     struct cg_file_op op;
     struct iovec iov;
-    uint32_t filled;  // bytes
+    uint32_t filled; // bytes
     uint32_t changes;
     unsigned attempts;
 };
@@ -125,33 +125,33 @@ enum cg_op_stage {
 };
 
 struct cg_op {
-    struct cg_list node;       // free, or on the chunk's inflight or waiting
-    struct cg_list unapplied;  // on the copyset's list
-    struct cg_list attached;   // retries of the same request that came meanwhile, by `node`
-    struct cg_list stalled;    // on store->stalled while there is no space to apply
+    struct cg_list node;      // free, or on the chunk's inflight or waiting
+    struct cg_list unapplied; // on the copyset's list
+    struct cg_list attached;  // retries of the same request that came meanwhile, by `node`
+    struct cg_list stalled;   // on store->stalled while there is no space to apply
     struct cg_store *store;
     struct cg_mutation request;
-    struct cg_chunk *chunk;  // NULL for epochs
+    struct cg_chunk *chunk; // NULL for epochs
     enum cg_op_stage stage;
-    uint32_t first;  // blocks locked
+    uint32_t first; // blocks locked
     uint32_t count;
     bool answered;
-    bool effect;   // committed and to be applied
+    bool effect; // committed and to be applied
     bool applied;
     struct cg_entry entry;
     struct cg_proposal proposal;
     struct iovec payload;
     uint32_t payload_length;
-    const uint32_t *crcs;        // of the payload's blocks
-    struct cg_buffer *buffer;    // holds the payload
-    struct cg_buffer *scratch;   // what is merged, or compared with
+    const uint32_t *crcs;      // of the payload's blocks
+    struct cg_buffer *buffer;  // holds the payload
+    struct cg_buffer *scratch; // what is merged, or compared with
     struct cg_block_read read;
     unsigned merge_step;
     unsigned apply_step;
-    uint32_t apply_done;  // bytes of the present step
-    uint32_t logged;      // bytes that it takes in the log
+    uint32_t apply_done; // bytes of the present step
+    uint32_t logged;     // bytes that it takes in the log
     struct cg_chunk_file *file;
-    bool close_there;  // a deletion closes the file on the pool thread: we hold the last reference
+    bool close_there; // a deletion closes the file on the pool thread: we hold the last reference
     struct cg_file_op file_op;
     struct iovec file_iov;
     uint8_t meta[CG_ENTRY_META_SIZE];
@@ -159,7 +159,7 @@ struct cg_op {
 };
 
 struct cg_read {
-    struct cg_list node;  // free, or on the chunk's waiting_reads
+    struct cg_list node; // free, or on the chunk's waiting_reads
     struct cg_store *store;
     struct cg_query query;
     struct cg_chunk *chunk;
@@ -169,38 +169,38 @@ struct cg_read {
 
 struct cg_flush {
     struct cg_store *store;
-    struct cg_chunk *chunk;  // NULL: free
+    struct cg_chunk *chunk; // NULL: free
     struct cg_chunk_file *file;
     struct cg_file_op op;
     struct iovec iov;
-    uint32_t generation;  // of the chunk when this began
+    uint32_t generation; // of the chunk when this began
     unsigned slot;
     uint32_t written;
-    uint8_t *data;  // a metadata slot
+    uint8_t *data; // a metadata slot
 };
 
 enum cg_checkpoint_stage {
     CG_CHECKPOINT_NONE,
-    CG_CHECKPOINT_CAPTURE,  // waiting until what was proposed is committed and applied
-    CG_CHECKPOINT_FLUSH,    // writing and syncing dirty chunks
-    CG_CHECKPOINT_FOLDERS,  // syncing folders, then the checkpoint file: on a pool thread
+    CG_CHECKPOINT_CAPTURE, // waiting until what was proposed is committed and applied
+    CG_CHECKPOINT_FLUSH,   // writing and syncing dirty chunks
+    CG_CHECKPOINT_FOLDERS, // syncing folders, then the checkpoint file: on a pool thread
 };
 
 struct cg_checkpoint {
     enum cg_checkpoint_stage stage;
     uint64_t lsn;
     uint64_t records;  // proposals seen when it began
-    uint32_t copysets;   // how many there were then
-    uint32_t settled;    // of those, from the first on, are captured and applied
+    uint32_t copysets; // how many there were then
+    uint32_t settled;  // of those, from the first on, are captured and applied
     bool advancing;
-    bool abandoned;  // something is short for the moment: nothing will be recycled
-    struct cg_list chunks;  // to be flushed
+    bool abandoned;        // something is short for the moment: nothing will be recycled
+    struct cg_list chunks; // to be flushed
     unsigned flushing;
     struct cg_flush flush[CG_FLUSHES];
     struct cg_file_op op;
     uint8_t *data;
     size_t length;
-    char (*folders)[CG_CHUNK_PATH_MAX];  // to be synced
+    char (*folders)[CG_CHUNK_PATH_MAX]; // to be synced
     uint32_t folder_count;
 };
 
@@ -219,43 +219,43 @@ struct cg_store {
     struct cg_list copyset_bucket[CG_COPYSET_BUCKETS];
 
     struct cg_chunk *chunks;
-    uint32_t chunks_used;  // of `chunks`, taken at least once
+    uint32_t chunks_used; // of `chunks`, taken at least once
     struct cg_local_slot *slots;
-    struct cg_local_share *share;  // NULL: `slots` is private memory
+    struct cg_local_share *share; // NULL: `slots` is private memory
     struct cg_list chunk_bucket[CG_CHUNK_BUCKETS];
     struct cg_list chunk_lru;
     struct cg_list free_chunks;
     struct cg_list dirty;
     uint32_t dirty_count;
-    struct cg_list opened;  // chunks with a descriptor, the one used last in front
+    struct cg_list opened; // chunks with a descriptor, the one used last in front
     uint32_t opened_count;
 
     struct cg_list free_ops;
     uint32_t ops_made;
     uint32_t ops_active;
-    uint32_t ops_parked;  // applied, waiting for an earlier one
+    uint32_t ops_parked; // applied, waiting for an earlier one
     struct cg_list free_reads;
     uint32_t reads_made;
     uint32_t reads_active;
-    uint32_t file_ops;  // writebacks under way
+    uint32_t file_ops; // writebacks under way
     struct cg_list stalled;
     uint32_t stalled_count;
     struct cg_timer stall_timer;
     struct cg_timer tick;
-    uint64_t slow_until_ns;  // writes go to the pool threads until then
+    uint64_t slow_until_ns; // writes go to the pool threads until then
 
-    uint64_t logging_bytes;  // proposed, not yet committed
+    uint64_t logging_bytes; // proposed, not yet committed
     uint64_t proposals;
-    uint64_t free_bytes;  // as of the last look, less what was allocated since
+    uint64_t free_bytes; // as of the last look, less what was allocated since
     uint64_t total_bytes;
     uint64_t last_checkpoint_ns;
     uint64_t checkpoints;
-    uint64_t saved_proposals;  // covered by the last checkpoint
+    uint64_t saved_proposals; // covered by the last checkpoint
     uint64_t crc_errors;
     struct cg_checkpoint checkpoint;
 
-    uint32_t zero_crc;  // of a block of zeros
-    uint8_t *zeros;     // CG_ZERO_PIECE bytes
+    uint32_t zero_crc; // of a block of zeros
+    uint8_t *zeros;    // CG_ZERO_PIECE bytes
     struct iovec zero_iov[CG_ZERO_PIECES];
 };
 

@@ -96,6 +96,7 @@ static int open_log(struct cg_wal *wal, const struct cg_wal_options *options,
         snprintf(error, error_size, "cannot use the folder %s: %s", WAL_FOLDER, strerror(-status));
         return status;
     }
+    wal->segments.keep_free_bytes = options->keep_free_bytes;
     struct wal_recovered recovered;
     status = wal_recover(&wal->segments, replay, &recovered, error, error_size);
     if (status < 0) {

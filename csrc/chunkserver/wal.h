@@ -59,6 +59,7 @@ struct cg_wal_append {
 struct cg_wal_options {
     uint64_t segment_bytes;     // 0: 64 MiB
     uint64_t capacity_bytes;    // 0: 1 GiB; more than this is never held
+    uint64_t keep_free_bytes;   // the log does not grow where less than this would stay free
     unsigned batches_in_flight; // 0: 2
     uint32_t batch_bytes_max;   // 0: 4 MiB
 };

@@ -338,6 +338,15 @@ static uint64_t next_size(const struct wal_segments *set) {
     return size >= set->smallest_bytes ? size : 0;
 }
 
+// What was accepted already has to find space in the chunk files, or the log could never be recycled.
+static bool leaves_enough(const struct wal_segments *set, uint64_t size) {
+    uint64_t free_bytes;
+    uint64_t total_bytes;
+    return set->keep_free_bytes == 0 ||
+           set->disk->ops->space(set->disk, &free_bytes, &total_bytes) != 0 ||
+           free_bytes >= size + set->keep_free_bytes;
+}
+
 void wal_segments_grow(struct wal_segments *set, bool hurry) {
     struct wal_preparation *p = &set->preparation;
     if (p->running) {
@@ -347,6 +356,11 @@ void wal_segments_grow(struct wal_segments *set, bool hurry) {
     }
     uint64_t size = next_size(set);
     if (set->growth_failed || set->free_count >= WAL_FREE_TARGET || size == 0) {
+        return;
+    }
+    if (!leaves_enough(set, size)) {
+        set->growth_failed = true; // until something is recycled
+        set->limited = true;
         return;
     }
     if (preparation_begin(p, size) < 0) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Requests per second and the chunkserver's processor time per request, over a unix socket, with one
-// client thread. Random offsets of one volume.
+// Requests per second and the chunkserver's processor time per request, over a unix socket, with
+// one client thread. Random offsets of one volume.
 //
-// Usage: bench_chunkserver FOLDER [read|write|seqwrite|seqread] [DEPTH] [SECONDS] [CHUNKS] [uring|epoll]
+// Usage: bench_chunkserver FOLDER [read|write|seqwrite|seqread] [DEPTH] [SECONDS] [CHUNKS]
+// [uring|epoll]
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,9 +157,8 @@ static void run(const char *name, bool write, bool sequential, uint32_t length, 
     process = cpu(RUSAGE_SELF) - process - client;
     printf("%-9s %7u B depth %3u: %9.0f/s %8.1f MB/s  server %5.2f us/op  client %5.2f us/op  "
            "p50 %5.0f us p99 %6.0f us max %7.0f us  failed %lu\n",
-           name, length, depth, (double)bench.done / took,
-           (double)bench.done * length / took / 1e6, process * 1e6 / (double)bench.done,
-           client * 1e6 / (double)bench.done,
+           name, length, depth, (double)bench.done / took, (double)bench.done * length / took / 1e6,
+           process * 1e6 / (double)bench.done, client * 1e6 / (double)bench.done,
            (double)cg_histogram_percentile(&bench.latency, 50) / 1e3,
            (double)cg_histogram_percentile(&bench.latency, 99) / 1e3,
            (double)bench.latency.max / 1e3, (unsigned long)bench.failed);

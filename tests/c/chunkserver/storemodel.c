@@ -172,7 +172,7 @@ static void answered(void *user, const struct cg_mutation_result *result) {
     case STATUS(OVERLOAD):
         break;
     case STATUS(DISK_FAIL):
-        return;  // it may have reached the log: as good as no answer
+        return; // it may have reached the log: as good as no answer
     case STATUS(NOSPACE):
         if (!model->full_disk) {
             storemodel_fail(model, "no space on a disk with space");
@@ -211,7 +211,7 @@ static void submit(struct storemodel *model, struct model_op *op) {
     op->low_epoch = model->epoch[op->copyset];
     chunk_of(model, op)->version++;
     struct cg_mutation copy = *m;
-    cg_store_mutate(model->store, &copy);  // may end and free `op`
+    cg_store_mutate(model->store, &copy); // may end and free `op`
     cg_buffer_unref(buffer);
 }
 
@@ -256,10 +256,19 @@ static void choose_data(struct storemodel *model, struct model_op *op) {
 
 void storemodel_mutate(struct storemodel *model) {
     static const enum cg_op_kind kinds[] = {
-        CG_MUTATE_WRITE, CG_MUTATE_WRITE, CG_MUTATE_WRITE, CG_MUTATE_WRITE,
-        CG_MUTATE_WRITE, CG_MUTATE_ZERO,  CG_MUTATE_ZERO,  CG_MUTATE_TRIM,
-        CG_MUTATE_TRIM,  CG_MUTATE_COMPARE_AND_WRITE, CG_MUTATE_COMPARE_AND_WRITE,
-        CG_MUTATE_EPOCH, CG_MUTATE_DELETE,
+        CG_MUTATE_WRITE,
+        CG_MUTATE_WRITE,
+        CG_MUTATE_WRITE,
+        CG_MUTATE_WRITE,
+        CG_MUTATE_WRITE,
+        CG_MUTATE_ZERO,
+        CG_MUTATE_ZERO,
+        CG_MUTATE_TRIM,
+        CG_MUTATE_TRIM,
+        CG_MUTATE_COMPARE_AND_WRITE,
+        CG_MUTATE_COMPARE_AND_WRITE,
+        CG_MUTATE_EPOCH,
+        CG_MUTATE_DELETE,
     };
     struct model_op *op = free_place(model);
     if (op == NULL || cg_store_disk_error(model->store) != 0) {
@@ -317,8 +326,7 @@ static void repeated(void *user, const struct cg_mutation_result *result) {
 }
 
 void storemodel_repeat(struct storemodel *model) {
-    unsigned known =
-        model->history_count < MODEL_HISTORY ? model->history_count : MODEL_HISTORY;
+    unsigned known = model->history_count < MODEL_HISTORY ? model->history_count : MODEL_HISTORY;
     if (known == 0) {
         return;
     }
@@ -475,9 +483,8 @@ static void settle(struct storemodel *model) {
             if (cg_copyset_epoch(copyset, VOLUME) >= op->mutation.epoch) {
                 model->epoch[op->copyset] = cg_copyset_epoch(copyset, VOLUME);
             }
-        } else if (!op->known_done &&
-                   cg_dedup_check(&copyset->dedup, CLIENT, op->mutation.sequence) ==
-                       CG_DEDUP_DONE) {
+        } else if (!op->known_done && cg_dedup_check(&copyset->dedup, CLIENT,
+                                                     op->mutation.sequence) == CG_DEDUP_DONE) {
             op->known_done = true;
             apply_to(chunk_of(model, op), op);
             model->replays_checked++;
@@ -497,8 +504,7 @@ int storemodel_open(struct storemodel *model) {
         abort();
     }
     int result = cg_store_open(simdisk_disk(model->sim), model->reactor, model->pool,
-                               &model->options, &model->store, model->error,
-                               sizeof(model->error));
+                               &model->options, &model->store, model->error, sizeof(model->error));
     if (result != 0) {
         cg_buffer_pool_destroy(model->pool);
         simreactor_destroy(model->reactor);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A store on a simulated disk, together with a model of what it must hold: an array of bytes per chunk,
-// changed when a mutation is answered with SUCCESS. A mutation without an answer when the store dies may
-// have taken effect or not; the store's own window says which, and the bytes must agree with it.
+// A store on a simulated disk, together with a model of what it must hold: an array of bytes per
+// chunk, changed when a mutation is answered with SUCCESS. A mutation without an answer when the
+// store dies may have taken effect or not; the store's own window says which, and the bytes must
+// agree with it.
 #ifndef CG_TESTS_STOREMODEL_H
 #define CG_TESTS_STOREMODEL_H
 
@@ -13,24 +14,24 @@
 #include "simdisk.h"
 
 #define MODEL_COPYSETS   2U
-#define MODEL_CHUNKS     3U  // of each copyset
+#define MODEL_CHUNKS     3U // of each copyset
 #define MODEL_CHUNK_SIZE (128U << 10)
 #define MODEL_PENDING    24U
 #define MODEL_HISTORY    64U
 
 struct model_chunk {
     uint8_t data[MODEL_CHUNK_SIZE];
-    uint64_t version;  // counts submissions and effects
+    uint64_t version; // counts submissions and effects
 };
 
 struct model_op {
     bool used;
-    bool known_done;  // took effect before the store died: a retry must change nothing
+    bool known_done; // took effect before the store died: a retry must change nothing
     uint32_t copyset;
     uint32_t chunk;
     struct cg_mutation mutation;
-    uint8_t *data;  // WRITE: size bytes; COMPARE_AND_WRITE: twice that
-    uint64_t low_epoch;  // the copyset's acknowledged epoch at submission
+    uint8_t *data;      // WRITE: size bytes; COMPARE_AND_WRITE: twice that
+    uint64_t low_epoch; // the copyset's acknowledged epoch at submission
     struct storemodel *model;
 };
 
@@ -38,17 +39,17 @@ struct storemodel {
     struct simdisk *sim;
     struct cg_reactor *reactor;
     struct cg_buffer_pool *pool;
-    struct cg_store *store;  // NULL while closed
+    struct cg_store *store; // NULL while closed
     struct cg_store_options options;
     struct model_chunk chunks[MODEL_COPYSETS][MODEL_CHUNKS];
-    uint64_t epoch[MODEL_COPYSETS];  // acknowledged, of volume 7
+    uint64_t epoch[MODEL_COPYSETS]; // acknowledged, of volume 7
     struct model_op pending[MODEL_PENDING];
-    struct model_op history[MODEL_HISTORY];  // answered ones, to be sent again
+    struct model_op history[MODEL_HISTORY]; // answered ones, to be sent again
     unsigned history_count;
     uint64_t sequence;
-    unsigned reads;  // under way
+    unsigned reads; // under way
     uint64_t acknowledged, refused, checked_reads, replays_checked;
-    bool full_disk;  // NOSPACE is no surprise
+    bool full_disk; // NOSPACE is no surprise
     char error[512];
 };
 

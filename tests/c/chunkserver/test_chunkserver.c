@@ -131,8 +131,8 @@ static int plain(struct fixture *f, const char *method, curve_chunkserver_CHUNK_
     return (int)wire_chunk(f->fd, method, &request, NULL, 0, &f->reply);
 }
 
-static void assert_reads(struct fixture *f, uint64_t chunk, uint32_t offset, const uint8_t *expected,
-                         uint32_t length) {
+static void assert_reads(struct fixture *f, uint64_t chunk, uint32_t offset,
+                         const uint8_t *expected, uint32_t length) {
     assert_int_equal(STATUS(SUCCESS), read_at(f, chunk, offset, length));
     assert_int_equal(length, f->reply.data_length);
     assert_memory_equal(expected, f->reply.data, length);
@@ -284,12 +284,13 @@ static void libcurves_captured_messages_are_answered_in_its_form(void **state) {
         "01900103",
         frame);
     for (size_t i = 0; i < 4096; i++) {
-        frame[head + i] = (uint8_t)"CURVEBS!"[i % 8];
+        frame[head + i] = (uint8_t) "CURVEBS!"[i % 8];
     }
     wire_send(f->fd, frame, head + 4096);
     uint8_t expected[64];
     // Only the applied index is our own: it is 1 here, 1540 (840c) there.
-    size_t length = from_hex("50525043000000110000000d1202080018002082808080902108001801", expected);
+    size_t length =
+        from_hex("50525043000000110000000d1202080018002082808080902108001801", expected);
     assert_int_equal(length, wire_receive(f->fd, reply, length));
     assert_memory_equal(expected, reply, length);
 
@@ -312,8 +313,8 @@ static void libcurves_captured_messages_are_answered_in_its_form(void **state) {
     size_t got = wire_receive(f->fd, reply, 12 + 13);
     assert_int_equal(25, got);
     got = wire_receive(f->fd, reply, reply[7] - 13U);
-    assert_int_equal(0x0a, reply[0]);  // field 1, the leader
-    assert_int_equal(0x1a, reply[2]);  // its field 3, the address
+    assert_int_equal(0x0a, reply[0]); // field 1, the leader
+    assert_int_equal(0x1a, reply[2]); // its field 3, the address
     assert_memory_equal("127.0.0.1:", reply + 4, 10);
     assert_memory_equal(":0", reply + got - 2, 2);
 }
@@ -366,15 +367,17 @@ static void trim_returns_space_and_block_status_tells(void **state) {
     uint8_t *data = malloc(1U << 20);
     pattern(data, 1U << 20, 3);
     assert_int_equal(STATUS(SUCCESS), write_at(f, 1, 0, data, 1U << 20));
-    stop(f);  // the checkpoint writes the blocks, so that they count
+    stop(f); // the checkpoint writes the blocks, so that they count
     start(f);
     uint64_t before = blocks_used(f, 1);
-    assert_int_equal(STATUS(SUCCESS), plain(f, "TrimChunk", TYPE(TRIM), 1, 4000, (512U << 10) + 200));
+    assert_int_equal(STATUS(SUCCESS),
+                     plain(f, "TrimChunk", TYPE(TRIM), 1, 4000, (512U << 10) + 200));
     memset(data + 4096, 0, 512U << 10);
     // An operation on the same blocks waits for the trim.
     assert_reads(f, 1, 0, data, 1U << 20);
     assert_true(before - blocks_used(f, 1) >= 512U << 10);
-    assert_int_equal(STATUS(SUCCESS), plain(f, "GetBlockStatus", TYPE(BLOCK_STATUS), 1, 0, 2U << 20));
+    assert_int_equal(STATUS(SUCCESS),
+                     plain(f, "GetBlockStatus", TYPE(BLOCK_STATUS), 1, 0, 2U << 20));
     uint32_t runs[] = {1U << 1 | 1U, 128U << 1, 127U << 1 | 1U, 256U << 1};
     assert_int_equal(4, f->reply.run_count);
     assert_memory_equal(runs, f->reply.runs, sizeof(runs));
@@ -413,8 +416,7 @@ static void compare_and_write_writes_only_if_equal(void **state) {
     pattern(data + 5000, 5000, 2);
     memcpy(data, stored + 777, 5000);
     data[4321] ^= 1;
-    curve_chunkserver_ChunkRequest request =
-        request_of(TYPE(COMPARE_AND_WRITE), 1, 777, 5000);
+    curve_chunkserver_ChunkRequest request = request_of(TYPE(COMPARE_AND_WRITE), 1, 777, 5000);
     request.has_sn = true;
     assert_int_equal(STATUS(MISCOMPARE), wire_chunk(f->fd, "CompareAndWriteChunk", &request, data,
                                                     sizeof(data), &f->reply));

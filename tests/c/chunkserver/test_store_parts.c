@@ -158,7 +158,7 @@ static void entries_survive_their_encoding_and_garbage_is_refused(void **state) 
     assert_int_equal(-EBADMSG, cg_entry_decode(2, meta, sizeof(meta) - 1, 8192, 1U << 20, &copy));
     assert_int_equal(-EBADMSG, cg_entry_decode(5, meta, sizeof(meta), 8192, 1U << 20, &copy));
     assert_int_equal(-EBADMSG, cg_entry_decode(0, meta, sizeof(meta), 8192, 1U << 20, &copy));
-    entry.offset = 0;  // no room for a block in front
+    entry.offset = 0; // no room for a block in front
     cg_entry_encode(&entry, meta);
     assert_int_equal(-EBADMSG, cg_entry_decode(2, meta, sizeof(meta), 8192, 1U << 20, &copy));
     for (int i = 0; i < 20000; i++) {
@@ -345,7 +345,7 @@ static void requests_are_decoded_as_nanopb_decodes_them(void **state) {
         for (uint32_t j = below(4); j > 0 && length > 0; j--) {
             bytes[below((uint32_t)length)] = (uint8_t)random64();
         }
-        uint8_t *exact = malloc(length + 1);  // so that a sanitizer sees a byte too many
+        uint8_t *exact = malloc(length + 1); // so that a sanitizer sees a byte too many
         memcpy(exact, bytes, length);
         int result = cg_chunk_request_decode(exact, length, &decoded);
         pb_istream_t in = pb_istream_from_buffer(exact, length);

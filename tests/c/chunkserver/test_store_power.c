@@ -18,13 +18,13 @@
 #define SEEDS_DEFAULT 150U
 #define LIVES         5
 
-#define BATCH 25U  // seeds a process: what dies is never freed
+#define BATCH 25U // seeds a process: what dies is never freed
 
 struct counts {
     uint64_t acknowledged, refused, reads, uncertain, checkpoints, deaths;
 };
 
-static struct counts *counts;  // shared with the children
+static struct counts *counts; // shared with the children
 
 // The reactor's part that only real sockets need.
 int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
@@ -117,14 +117,22 @@ static void run_seed(uint64_t seed) {
     struct storemodel *model = malloc(sizeof(*model));
     struct simdisk_options disk = {.seed = seed};
     struct cg_store_options options = {
-        .chunks_max = seed % 3 == 0 ? 2 : 4,  // fewer than there are: they come and go
+        .chunks_max = seed % 3 == 0 ? 2 : 4, // fewer than there are: they come and go
         .descriptors_max = 2,
         .wal_bytes = 8U << 20,
         .wal_segment_bytes = 2U << 20,
         .checkpoint_interval_ns = 2 * CG_NS_PER_S,
     };
     bool failures = seed % 4 == 1;
+    bool full = seed % 4 == 3;
+    if (full) {
+        // The log grows as it is used, the chunks take the rest; the reserve is for what was
+        // accepted.
+        disk.capacity_bytes = (5U << 20) + seed % 16 * (256U << 10);
+        options.reserve_bytes = 1U << 20;
+    }
     storemodel_init(model, &disk, &options);
+    model->full_disk = full;
     for (int life = 0; life < LIVES; life++) {
         must_open(model);
         storemodel_check(model);

@@ -114,9 +114,9 @@ void wire_call(int fd, const char *service, const char *method, const pb_msgdesc
     uint8_t meta_bytes[512];
     int meta_length = cg_frame_meta_encode(&meta, meta_bytes, sizeof(meta_bytes));
     MUST(meta_length > 0);
-    struct cg_frame_header header = {
-        .body_size = (uint32_t)meta_length + (uint32_t)stream.bytes_written + length,
-        .meta_size = (uint32_t)meta_length};
+    struct cg_frame_header header = {.body_size = (uint32_t)meta_length +
+                                                  (uint32_t)stream.bytes_written + length,
+                                     .meta_size = (uint32_t)meta_length};
     uint8_t head[CG_FRAME_HEADER_SIZE];
     cg_frame_header_encode(&header, head);
     wire_send(fd, head, sizeof(head));

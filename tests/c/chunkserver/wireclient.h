@@ -12,12 +12,12 @@
 
 struct wire_reply {
     int32_t error_code;
-    curve_chunkserver_ChunkResponse chunk;  // if the method answers with one
+    curve_chunkserver_ChunkResponse chunk; // if the method answers with one
     uint8_t message[4096];
     uint32_t message_length;
-    uint8_t *data;  // the attachment; valid until the next call
+    uint8_t *data; // the attachment; valid until the next call
     uint32_t data_length;
-    uint32_t runs[4096];  // blockRuns
+    uint32_t runs[4096]; // blockRuns
     uint32_t run_count;
 };
 
@@ -34,8 +34,8 @@ curve_chunkserver_CHUNK_OP_STATUS wire_chunk(int fd, const char *method,
                                              const void *data, uint32_t length,
                                              struct wire_reply *reply);
 
-// Exact bytes, for captured and broken frames. wire_receive returns what came until `length` bytes, the
-// end of the connection, or 300 ms of silence.
+// Exact bytes, for captured and broken frames. wire_receive returns what came until `length` bytes,
+// the end of the connection, or 300 ms of silence.
 void wire_send(int fd, const void *data, size_t length);
 size_t wire_receive(int fd, void *data, size_t length);
 
