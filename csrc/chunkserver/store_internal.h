@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What the store's parts share. The parts, and who calls whom: store.c (opening, space) - replay.c
-// - mutate.c (range locks, merging) - apply.c (committed entries to chunk files) - read.c -
-// chunk_cache.c (metadata and descriptors in memory) - block_read.c (verified reads of blocks) -
-// copyset.c - checkpoint.c.
+// - mutate.c (range locks) - merge.c (edge blocks, into the log) - apply.c (committed entries to
+// chunk files) - read.c - chunk_cache.c (metadata and descriptors in memory) - block_read.c
+// (verified reads of blocks) - copyset.c - checkpoint.c.
 #ifndef CG_CHUNKSERVER_STORE_INTERNAL_H
 #define CG_CHUNKSERVER_STORE_INTERNAL_H
 
@@ -302,6 +302,13 @@ void cg_ops_pump(struct cg_chunk *chunk);
 void cg_ops_fail_waiting(struct cg_chunk *chunk, cg_status status);
 // Unlocks the range and lets go of the chunk.
 void cg_op_unlock(struct cg_op *op);
+
+// Ends an operation that was not committed; unlocks its range if it holds one.
+void cg_op_end(struct cg_op *op, cg_status status, uint32_t mismatch);
+
+// ---- merge.c
+// The range is locked: takes the operation up to the log, or ends it.
+void cg_op_start(struct cg_op *op);
 
 // ---- apply.c
 // An entry is committed: decides by epoch and window whether it takes effect, answers, applies.

@@ -128,8 +128,8 @@ static void run_seed(uint64_t seed) {
     if (full) {
         // The log grows as it is used, the chunks take the rest; the reserve is for what was
         // accepted.
-        disk.capacity_bytes = (5U << 20) + seed % 16 * (256U << 10);
-        options.reserve_bytes = 1U << 20;
+        disk.capacity_bytes = (7U << 20) + seed % 16 * (256U << 10);
+        options.reserve_bytes = 3U << 20;
     }
     storemodel_init(model, &disk, &options);
     model->full_disk = full;

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The middle of a mutation, from the locked range into the log: fill up the edge blocks, compare,
+// make the entry, propose it.
+#include <string.h>
+
+#include "base/crc32c.h"
+#include "chunkserver/store_internal.h"
+
+// What a record takes in the log besides its payload, at most: its share of a batch's header
+// region.
+#define RECORD_OVERHEAD 8192U
+
+// ---- Into the log
+
+static void fill_entry(struct cg_op *op, enum cg_entry_type type, uint32_t first, uint32_t count) {
+    const struct cg_mutation *request = &op->request;
+    op->entry.type = type;
+    op->entry.flags |= (request->has_epoch ? CG_ENTRY_HAS_EPOCH : 0U) |
+                       (request->has_client ? CG_ENTRY_HAS_CLIENT : 0U);
+    op->entry.chunk_id = request->chunk_id;
+    op->entry.file_id = request->file_id;
+    op->entry.epoch = request->epoch;
+    op->entry.sn = request->sn;
+    op->entry.client_id = request->client_id;
+    op->entry.sequence = request->sequence;
+    op->entry.settled_below = request->settled_below;
+    op->entry.offset = first * CG_BLOCK_SIZE;
+    op->entry.length = count * CG_BLOCK_SIZE;
+}
+
+static void committed(struct cg_proposal *proposal, int status) {
+    struct cg_op *op = CG_CONTAINER_OF(proposal, struct cg_op, proposal);
+    struct cg_store *store = op->store;
+    store->logging_bytes -= op->logged;
+    if (status != 0) {
+        cg_store_retire(store, -status, "writing the log");
+    }
+    if (store->disk_error != 0) {
+        cg_op_end(op, STATUS(DISK_FAIL), 0);
+        return;
+    }
+    cg_op_committed(op);
+}
+
+static bool new_blocks(const struct cg_op *op) {
+    if (op->request.kind != CG_MUTATE_WRITE && op->request.kind != CG_MUTATE_COMPARE_AND_WRITE &&
+        !op->request.no_hole) {
+        return false;
+    }
+    return !op->chunk->exists ||
+           cg_blockmap_count(op->chunk->slot->allocated, op->first, op->count) < op->count;
+}
+
+// SUCCESS, or why the entry cannot be logged now.
+static cg_status admit(struct cg_op *op) {
+    struct cg_store *store = op->store;
+    if (store->disk_error != 0) {
+        return STATUS(DISK_FAIL);
+    }
+    if (op->chunk != NULL && op->request.sn != 0 && op->request.sn < op->chunk->sn) {
+        return STATUS(BACKWARD);
+    }
+    if (op->chunk != NULL && new_blocks(op) &&
+        (store->stalled_count > 0 || store->free_bytes < store->options.reserve_bytes +
+                                                             store->logging_bytes +
+                                                             (uint64_t)op->count * CG_BLOCK_SIZE)) {
+        return STATUS(NOSPACE);
+    }
+    op->logged = op->payload_length + RECORD_OVERHEAD;
+    if (cg_wal_used(store->wal) + store->logging_bytes + op->logged > cg_wal_capacity(store->wal)) {
+        op->logged = 0;
+        cg_store_checkpoint(store);
+        return STATUS(OVERLOAD);
+    }
+    return STATUS(SUCCESS);
+}
+
+// Logs the entry; op->payload and op->crcs are set if there is a payload.
+static void propose(struct cg_op *op) {
+    struct cg_store *store = op->store;
+    cg_status status = admit(op);
+    if (status != STATUS(SUCCESS)) {
+        cg_op_end(op, status, 0);
+        return;
+    }
+    store->logging_bytes += op->logged;
+    store->proposals++;
+    if (op->chunk != NULL && op->request.sn > op->chunk->sn) {
+        op->chunk->sn = op->request.sn;
+    }
+    cg_entry_encode(&op->entry, op->meta);
+    op->stage = CG_OP_LOGGING;
+    op->proposal.committed = committed;
+    op->proposal.append.record = (struct cg_wal_record){
+        .type = op->entry.type,
+        .meta = op->meta,
+        .meta_length = sizeof(op->meta),
+        .payload_length = op->payload_length,
+        .block_crcs = op->payload_length > 0 ? op->crcs : NULL,
+    };
+    op->proposal.append.payload = &op->payload;
+    op->proposal.append.payload_count = op->payload_length > 0 ? 1 : 0;
+    cg_replica_propose(&op->request.copyset->replica, &op->proposal);
+}
+
+static void set_payload(struct cg_op *op, uint8_t *data, uint32_t length) {
+    op->payload = (struct iovec){data, length};
+    op->payload_length = length;
+    const struct cg_mutation *request = &op->request;
+    if (request->has_crc && length == CG_BLOCK_SIZE && request->size == CG_BLOCK_SIZE &&
+        request->offset % CG_BLOCK_SIZE == 0 && request->kind == CG_MUTATE_WRITE) {
+        op->own_crcs[0] = request->crc; // the data's CRC is the block's
+        return;
+    }
+    for (uint32_t i = 0; i < length / CG_BLOCK_SIZE; i++) {
+        op->own_crcs[i] = cg_crc32c(0, data + (size_t)i * CG_BLOCK_SIZE, CG_BLOCK_SIZE);
+    }
+}
+
+// ---- Edge blocks
+
+// Bytes of the first block in front of the range, and of the last block behind it.
+static uint32_t head_bytes(const struct cg_op *op) {
+    return op->request.offset % CG_BLOCK_SIZE;
+}
+
+static uint32_t tail_bytes(const struct cg_op *op) {
+    uint32_t end_in_block = (op->request.offset + op->request.size) % CG_BLOCK_SIZE;
+    return end_in_block == 0 ? 0 : CG_BLOCK_SIZE - end_in_block;
+}
+
+static uint8_t *request_data(const struct cg_op *op) {
+    return op->buffer->data + op->request.data_offset;
+}
+
+static void log_write(struct cg_op *op) {
+    fill_entry(op, CG_ENTRY_WRITE, op->first, op->count);
+    set_payload(op, request_data(op) - head_bytes(op), op->count * CG_BLOCK_SIZE);
+    propose(op);
+}
+
+static bool block_is_hole(const struct cg_op *op, uint32_t block) {
+    return !op->chunk->exists || !cg_blockmap_test(op->chunk->slot->allocated, block);
+}
+
+// The edge blocks of a ZERO are in scratch, the first at 0, the last (if another one) at one block.
+static void log_zero_edges(struct cg_op *op) {
+    uint8_t *scratch = op->scratch->data;
+    uint32_t head = head_bytes(op);
+    uint32_t tail = tail_bytes(op);
+    bool one = op->count == 1;
+    bool keep = op->request.no_hole;
+    if (head != 0) {
+        uint32_t length = one ? op->request.size : CG_BLOCK_SIZE - head;
+        memset(scratch + head, 0, length);
+    }
+    if (tail != 0 && !(one && head != 0)) {
+        memset(scratch + (one ? 0 : CG_BLOCK_SIZE), 0, CG_BLOCK_SIZE - tail);
+    }
+    // A hole is zeros already.
+    bool want_head = head != 0 && (keep || !block_is_hole(op, op->first));
+    bool want_tail =
+        tail != 0 && !(one && head != 0) && (keep || !block_is_hole(op, op->first + op->count - 1));
+    uint32_t first = op->first + (head != 0 ? 1 : 0);
+    uint32_t last = op->first + op->count - (tail != 0 ? 1 : 0);
+    uint32_t middle = last > first ? last - first : 0;
+    uint8_t *tail_data = one ? scratch : scratch + CG_BLOCK_SIZE;
+    if (middle == 0 && (want_head || want_tail)) {
+        // No whole block inside: what is left is a write of the merged edges.
+        uint32_t from = want_head ? op->first : op->first + op->count - 1;
+        uint32_t count = (want_head ? 1U : 0U) + (want_tail ? 1U : 0U);
+        fill_entry(op, CG_ENTRY_WRITE, from, count);
+        set_payload(op, want_head ? scratch : tail_data, count * CG_BLOCK_SIZE);
+    } else {
+        op->entry.flags |= (keep ? CG_ENTRY_KEEP : 0U) | (want_head ? CG_ENTRY_HEAD : 0U) |
+                           (want_tail ? CG_ENTRY_TAIL : 0U);
+        fill_entry(op, CG_ENTRY_ZERO, middle > 0 ? first : op->first, middle);
+        uint32_t blocks = (want_head ? 1U : 0U) + (want_tail ? 1U : 0U);
+        if (blocks > 0) {
+            set_payload(op, want_head ? scratch : tail_data, blocks * CG_BLOCK_SIZE);
+        }
+    }
+    propose(op);
+}
+
+static void merge_next(struct cg_op *op);
+
+static void merge_read_done(struct cg_block_read *read, cg_status status) {
+    struct cg_op *op = CG_CONTAINER_OF(read, struct cg_op, read);
+    if (status != STATUS(SUCCESS)) {
+        cg_op_end(op, status, 0);
+        return;
+    }
+    op->merge_step++;
+    merge_next(op);
+}
+
+static void read_blocks(struct cg_op *op, uint32_t first, uint32_t count, uint8_t *into) {
+    op->read.chunk = op->chunk;
+    op->read.first = first;
+    op->read.count = count;
+    op->read.data = into;
+    op->read.done = merge_read_done;
+    cg_block_read_start(&op->read);
+}
+
+// Fills up a write's first and last block from `head_block` and `tail_block`.
+static void merge_write(struct cg_op *op, const uint8_t *head_block, const uint8_t *tail_block) {
+    uint32_t head = head_bytes(op);
+    uint32_t tail = tail_bytes(op);
+    uint8_t *data = request_data(op);
+    if (head != 0) {
+        memcpy(data - head, head_block, head);
+    }
+    if (tail != 0) {
+        memcpy(data + op->request.size, tail_block + CG_BLOCK_SIZE - tail, tail);
+    }
+}
+
+static void compare_and_log(struct cg_op *op) {
+    const uint8_t *stored = op->scratch->data;
+    const uint8_t *expected = request_data(op) - op->request.size;
+    uint32_t head = head_bytes(op);
+    if (memcmp(stored + head, expected, op->request.size) != 0) {
+        uint32_t at = 0;
+        while (stored[head + at] == expected[at]) {
+            at++;
+        }
+        cg_op_end(op, STATUS(MISCOMPARE), at);
+        return;
+    }
+    merge_write(op, stored, stored + (size_t)(op->count - 1) * CG_BLOCK_SIZE);
+    log_write(op);
+}
+
+static void merged(struct cg_op *op) {
+    const uint8_t *scratch = op->scratch->data;
+    switch (op->request.kind) {
+    case CG_MUTATE_WRITE:
+        merge_write(op, scratch, op->count == 1 ? scratch : scratch + CG_BLOCK_SIZE);
+        log_write(op);
+        break;
+    case CG_MUTATE_COMPARE_AND_WRITE:
+        compare_and_log(op);
+        break;
+    default:
+        log_zero_edges(op);
+        break;
+    }
+}
+
+// Step 0 reads the first block, step 1 the last one; a comparison reads all at step 0.
+static void merge_next(struct cg_op *op) {
+    if (op->merge_step == 0) {
+        if (op->request.kind == CG_MUTATE_COMPARE_AND_WRITE) {
+            op->merge_step = 1;
+            read_blocks(op, op->first, op->count, op->scratch->data);
+            return;
+        }
+        if (head_bytes(op) != 0 || (op->count == 1 && tail_bytes(op) != 0)) {
+            read_blocks(op, op->first, 1, op->scratch->data);
+            return;
+        }
+        op->merge_step = 1;
+    }
+    if (op->merge_step == 1) {
+        if (op->count > 1 && tail_bytes(op) != 0) {
+            read_blocks(op, op->first + op->count - 1, 1, op->scratch->data + CG_BLOCK_SIZE);
+            return;
+        }
+    }
+    merged(op);
+}
+
+static void start_merge(struct cg_op *op) {
+    size_t length = 2 * (size_t)CG_BLOCK_SIZE;
+    if (op->request.kind == CG_MUTATE_COMPARE_AND_WRITE) {
+        length = (size_t)op->count * CG_BLOCK_SIZE;
+    }
+    op->scratch = cg_buffer_alloc(op->store->pool, length);
+    if (op->scratch == NULL) {
+        cg_op_end(op, STATUS(OVERLOAD), 0);
+        return;
+    }
+    op->stage = CG_OP_MERGING;
+    merge_next(op);
+}
+
+static void start_trim(struct cg_op *op) {
+    uint32_t first = op->first + (head_bytes(op) != 0 ? 1 : 0);
+    uint32_t last = op->first + op->count - (tail_bytes(op) != 0 ? 1 : 0);
+    fill_entry(op, CG_ENTRY_ZERO, last > first ? first : op->first,
+               last > first ? last - first : 0);
+    propose(op);
+}
+
+void cg_op_start(struct cg_op *op) {
+    bool aligned = head_bytes(op) == 0 && tail_bytes(op) == 0;
+    switch (op->request.kind) {
+    case CG_MUTATE_WRITE:
+        if (aligned) {
+            log_write(op);
+        } else {
+            start_merge(op);
+        }
+        break;
+    case CG_MUTATE_COMPARE_AND_WRITE:
+        start_merge(op);
+        break;
+    case CG_MUTATE_ZERO:
+        if (aligned) {
+            op->entry.flags |= op->request.no_hole ? CG_ENTRY_KEEP : 0U;
+            fill_entry(op, CG_ENTRY_ZERO, op->first, op->count);
+            propose(op);
+        } else {
+            start_merge(op);
+        }
+        break;
+    case CG_MUTATE_TRIM:
+        start_trim(op);
+        break;
+    case CG_MUTATE_DELETE:
+        if (!op->chunk->exists && !op->request.has_client) {
+            cg_op_end(op, STATUS(SUCCESS), 0);
+            break;
+        }
+        fill_entry(op, CG_ENTRY_DELETE, 0, 0);
+        propose(op);
+        break;
+    case CG_MUTATE_EPOCH:
+        fill_entry(op, CG_ENTRY_EPOCH, 0, 0);
+        propose(op);
+        break;
+    }
+}
