@@ -33,12 +33,38 @@ static int64_t errno_of(int64_t result) {
     return result < 0 ? -errno : result;
 }
 
+// The page cache takes what one call writes in as large a piece as it can. Pieces of a MiB make the call
+// itself twice as slow and every later 4 KiB write into them as well (measured on ext4, Linux 6.18).
+#define BUFFERED_SLICE (128U << 10)
+
+// Several pieces of memory stay one call: the log's batches, each call of which would be synced.
+static int64_t write_buffered(const struct cg_file_op *op) {
+    if (op->iovcnt != 1) {
+        return errno_of(pwritev2(op->fd, op->iov, op->iovcnt, (off_t)op->offset, op->rw_flags));
+    }
+    struct iovec rest = op->iov[0];
+    int64_t total = 0;
+    while (rest.iov_len > 0) {
+        struct iovec slice = rest;
+        slice.iov_len = rest.iov_len < BUFFERED_SLICE ? rest.iov_len : BUFFERED_SLICE;
+        ssize_t n = pwritev2(op->fd, &slice, 1, (off_t)op->offset + total, op->rw_flags);
+        if (n <= 0) {
+            return total > 0 ? total : errno_of(n);
+        }
+        total += n;
+        rest.iov_base = (uint8_t *)rest.iov_base + n;
+        rest.iov_len -= (size_t)n;
+    }
+    return total;
+}
+
 static int64_t perform(struct cg_file_op *op) {
     switch (op->opcode) {
     case CG_FILE_READ:
         return errno_of(preadv2(op->fd, op->iov, op->iovcnt, (off_t)op->offset, op->rw_flags));
-    case CG_FILE_WRITE:
     case CG_FILE_WRITE_BUFFERED:
+        return write_buffered(op);
+    case CG_FILE_WRITE:
         return errno_of(pwritev2(op->fd, op->iov, op->iovcnt, (off_t)op->offset, op->rw_flags));
     case CG_FILE_FDATASYNC:
         return errno_of(fdatasync(op->fd));
