@@ -14,6 +14,7 @@
 // Writes up to this length go straight to the page cache: that is cheaper than a hop to a thread
 // and back. If one takes long (the kernel makes writers wait for the disk), the threads do them for
 // a while.
+#define WRITE_PIECE     65536U
 #define INLINE_MAX      65536U
 #define SLOW_WRITE_NS   (2 * CG_NS_PER_MS)
 #define SLOW_FOR_NS     (50 * CG_NS_PER_MS)
@@ -279,6 +280,27 @@ static void note_piece(struct cg_op *op, const struct piece *piece) {
     note_written(op, first, count, op->crcs + (size_t)(piece->data - payload) / CG_BLOCK_SIZE);
 }
 
+// On a pool thread. In pieces: the kernel makes its page-cache folios as large as the write, and
+// ext4 walks a whole folio for each small write into it later.
+static void write_call(struct cg_file_op *file_op) {
+    struct cg_op *op = CG_CONTAINER_OF(file_op, struct cg_op, file_op);
+    struct cg_disk *disk = op->store->disk;
+    const uint8_t *data = op->file_iov.iov_base;
+    uint64_t done = 0;
+    while (done < op->file_iov.iov_len) {
+        uint64_t rest = op->file_iov.iov_len - done;
+        int64_t written =
+            disk->ops->write(disk, op->file->handle, data + done,
+                             rest < WRITE_PIECE ? rest : WRITE_PIECE, file_op->offset + done);
+        if (written <= 0) {
+            file_op->result = done > 0 ? (int64_t)done : written;
+            return;
+        }
+        done += (uint64_t)written;
+    }
+    file_op->result = (int64_t)done;
+}
+
 // Writes the rest of the step's piece on a pool thread.
 static void write_on_pool(struct cg_op *op, const struct piece *piece) {
     struct cg_store *store = op->store;
@@ -292,6 +314,10 @@ static void write_on_pool(struct cg_op *op, const struct piece *piece) {
     };
     if (piece->data != NULL) {
         op->file_iov = (struct iovec){piece->data + op->apply_done, rest};
+        if (rest > WRITE_PIECE) {
+            op->file_op.opcode = CG_FILE_CALL;
+            op->file_op.call = write_call;
+        }
     } else if (rest < CG_ZERO_PIECE) {
         op->file_iov = (struct iovec){store->zeros, rest};
     } else {
