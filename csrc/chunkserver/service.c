@@ -52,6 +52,11 @@ int cg_service_prepare_data(struct cg_server_request *request) {
     // The data to compare with stands in front of the data to write.
     uint32_t data_offset = compare + (r->offset - compare) % CG_BLOCK_SIZE;
     size_t length = (data_offset + size + CG_BLOCK_SIZE - 1) / CG_BLOCK_SIZE * CG_BLOCK_SIZE;
+    if (data_offset == 0 && length == request->attachment_length) {
+        // As the server lays it out by itself, in the buffer into which it may have come already.
+        call->data_offset = 0;
+        return 0;
+    }
     request->buffer = cg_buffer_alloc(cg_service_of(request)->pool, length);
     if (request->buffer == NULL) {
         call->no_buffer = true;
