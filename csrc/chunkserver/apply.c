@@ -558,10 +558,21 @@ void cg_op_committed(struct cg_op *op) {
         cg_local_slot_begin(chunk->slot, &chunk->slot_pending);
     }
     cg_op_answer(op, status);
-    if (op->effect) {
+    if (!op->effect) {
+        finish(op);
+    } else if (chunk == NULL || op->store->replaying) {
         apply_next(op);
     } else {
-        finish(op);
+        cg_list_push_back(&op->store->to_apply, &op->stalled);
+        cg_reactor_defer(op->store->reactor, &op->store->apply_work);
     }
     cg_checkpoint_committed(copyset);
+}
+
+void cg_apply_work(struct cg_deferred *deferred) {
+    struct cg_store *store = CG_CONTAINER_OF(deferred, struct cg_store, apply_work);
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&store->to_apply)) != NULL) {
+        apply_next(CG_CONTAINER_OF(node, struct cg_op, stalled));
+    }
 }

@@ -82,6 +82,9 @@ static void init_lists(struct cg_store *store) {
     cg_list_init(&store->free_ops);
     cg_list_init(&store->free_reads);
     cg_list_init(&store->stalled);
+    cg_list_init(&store->to_apply);
+    cg_list_init(&store->apply_work.node);
+    store->apply_work.run = cg_apply_work;
     cg_list_init(&store->chunk_lru);
     cg_list_init(&store->free_chunks);
 }
@@ -157,6 +160,7 @@ bool cg_store_idle(const struct cg_store *store) {
 void cg_store_close(struct cg_store *store) {
     cg_timer_disarm(&store->stall_timer);
     cg_timer_disarm(&store->tick);
+    cg_reactor_undefer(&store->apply_work);
     cg_ops_destroy(store);
     cg_reads_destroy(store);
     if (store->wal != NULL) {

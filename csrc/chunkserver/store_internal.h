@@ -238,6 +238,9 @@ struct cg_store {
     uint32_t reads_made;
     uint32_t reads_active;
     uint32_t file_ops; // writebacks under way
+    struct cg_list
+        to_apply; // answered: applied at the end of the iteration, after the answers went
+    struct cg_deferred apply_work;
     struct cg_list stalled;
     uint32_t stalled_count;
     struct cg_timer stall_timer;
@@ -313,6 +316,7 @@ void cg_op_start(struct cg_op *op);
 // ---- apply.c
 // An entry is committed: decides by epoch and window whether it takes effect, answers, applies.
 void cg_op_committed(struct cg_op *op);
+void cg_apply_work(struct cg_deferred *deferred);
 void cg_stall_timer(struct cg_timer *timer);
 void cg_reads_destroy(struct cg_store *store);
 void cg_ops_destroy(struct cg_store *store);
