@@ -27,6 +27,11 @@ static inline struct cg_chunk_call *cg_call_of(struct cg_server_request *request
     return (struct cg_chunk_call *)(void *)request->scratch;
 }
 
+// Answers with a ChunkResponse and, unless `data` is NULL, with an attachment; see cg_server_reply.
+// cg_service_end must have been called. `index` UINT64_MAX: none.
+void cg_service_reply(struct cg_server_request *request, cg_status status, uint64_t index,
+                      const struct iovec *data, void (*release)(void *argument), void *argument);
+
 // Answers a ChunkRequest without data and ends it. `index` UINT64_MAX: none. cg_service_begin must
 // have been called for it.
 void cg_service_answer(struct cg_server_request *request, cg_status status, uint64_t index);

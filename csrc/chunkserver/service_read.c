@@ -23,12 +23,10 @@ static void read_done(void *user, const struct cg_read_result *result) {
         return;
     }
     cg_service_end(cg_service_of(request), CG_STATUS(SUCCESS));
-    curve_chunkserver_ChunkResponse response = {
-        .status = result->status, .has_appliedIndex = true, .appliedIndex = result->index};
     // The bytes are only read from here on.
     struct iovec iov = {(void *)(uintptr_t)result->data, call->request.size};
-    cg_server_reply(request, curve_chunkserver_ChunkResponse_fields, &response, &iov, 1,
-                    release_buffer, cg_buffer_ref(result->buffer));
+    cg_service_reply(request, CG_STATUS(SUCCESS), result->index, &iov, release_buffer,
+                     cg_buffer_ref(result->buffer));
 }
 
 static void ask(struct cg_server_request *request, enum cg_read_kind kind,

@@ -98,6 +98,11 @@ void cg_server_reply(struct cg_server_request *request, const pb_msgdesc_t *fiel
                      const void *response, const struct iovec *iov, int iovcnt,
                      void (*release)(void *argument), void *argument);
 
+// As cg_server_reply with a response that is encoded already: `length` bytes, read only inside the call.
+void cg_server_reply_encoded(struct cg_server_request *request, const void *response,
+                             uint32_t length, const struct iovec *iov, int iovcnt,
+                             void (*release)(void *argument), void *argument);
+
 // Answers with an RPC error (code > 0) and ends `request`.
 void cg_server_reply_error(struct cg_server_request *request, int32_t code, const char *text);
 

@@ -219,42 +219,61 @@ void cg_server_end_exchange(struct cg_server_exchange *exchange) {
     }
 }
 
-// Encodes header, meta and message. -EMSGSIZE: `size` is too small or nanopb refuses the message.
-static int encode_reply(const struct cg_frame_view *meta, const pb_msgdesc_t *fields,
-                        const void *response, uint8_t *out, size_t size) {
+// A response: nanopb's struct, or with fields NULL `length` encoded bytes.
+struct response {
+    const pb_msgdesc_t *fields;
+    const void *message;
+    size_t length;
+};
+
+// The message's length, or -EMSGSIZE: `room` is too small or nanopb refuses it.
+static int encode_message(const struct response *response, uint8_t *out, size_t room) {
+    if (response->fields != NULL) {
+        pb_ostream_t stream = pb_ostream_from_buffer(out, room);
+        return pb_encode(&stream, response->fields, response->message) ? (int)stream.bytes_written
+                                                                       : -EMSGSIZE;
+    }
+    if (response->length > room) {
+        return -EMSGSIZE;
+    }
+    if (response->length > 0) {
+        memcpy(out, response->message, response->length);
+    }
+    return (int)response->length;
+}
+
+// Encodes header, meta and message.
+static int encode_reply(const struct cg_frame_view *meta, const struct response *response,
+                        uint8_t *out, size_t size) {
     int meta_size =
         cg_frame_view_encode(meta, out + CG_FRAME_HEADER_SIZE, size - CG_FRAME_HEADER_SIZE);
     if (meta_size < 0) {
         return meta_size;
     }
     size_t at = CG_FRAME_HEADER_SIZE + (size_t)meta_size;
-    size_t message_size = 0;
-    if (fields != NULL) {
-        pb_ostream_t stream = pb_ostream_from_buffer(out + at, size - at);
-        if (!pb_encode(&stream, fields, response)) {
-            return -EMSGSIZE;
-        }
-        message_size = stream.bytes_written;
+    int message_size = encode_message(response, out + at, size - at);
+    if (message_size < 0) {
+        return message_size;
     }
-    uint64_t body = (uint64_t)meta_size + message_size + meta->attachment_size;
+    uint64_t body = (uint64_t)meta_size + (uint64_t)message_size + meta->attachment_size;
     if (body > CG_FRAME_BODY_MAX) {
         return -EMSGSIZE;
     }
     struct cg_frame_header header = {(uint32_t)body, (uint32_t)meta_size};
     cg_frame_header_encode(&header, out);
-    return (int)(at + message_size);
+    return (int)at + message_size;
 }
 
 static int encode_head(struct cg_server_exchange *exchange, const struct cg_frame_view *meta,
-                       const pb_msgdesc_t *fields, const void *response) {
+                       const struct response *response) {
     exchange->item.head = exchange->head_inline;
-    int length =
-        encode_reply(meta, fields, response, exchange->head_inline, sizeof(exchange->head_inline));
+    int length = encode_reply(meta, response, exchange->head_inline, sizeof(exchange->head_inline));
     if (length >= 0) {
         return length;
     }
-    size_t size = 0;
-    if (fields != NULL && !pb_get_encoded_size(&size, fields, response)) {
+    size_t size = response->length;
+    if (response->fields != NULL &&
+        !pb_get_encoded_size(&size, response->fields, response->message)) {
         return -EINVAL;
     }
     size += CG_FRAME_HEADER_SIZE + meta->error_text_length + 64;
@@ -266,7 +285,7 @@ static int encode_head(struct cg_server_exchange *exchange, const struct cg_fram
         return -ENOMEM;
     }
     exchange->item.head = exchange->head_allocated;
-    return encode_reply(meta, fields, response, exchange->head_allocated, size);
+    return encode_reply(meta, response, exchange->head_allocated, size);
 }
 
 static int keep_iov(struct cg_server_exchange *exchange, const struct iovec *iov, int iovcnt) {
@@ -296,15 +315,32 @@ static void leave_handler(struct cg_connection *connection, struct cg_server_exc
     }
 }
 
-// Nobody is there to be answered. Frees the connection, and with it the server, if this was the last.
+// Nobody is there to be answered. Frees the connection, and with it the server, if this was the
+// last.
 static void drop(struct cg_connection *connection, struct cg_server_exchange *exchange) {
     cg_server_end_exchange(exchange);
     cg_connection_put(connection);
 }
 
-void cg_server_reply(struct cg_server_request *request, const pb_msgdesc_t *fields,
-                     const void *response, const struct iovec *iov, int iovcnt,
-                     void (*release)(void *argument), void *argument) {
+// The head is encoded in `length` bytes, or could not be: length < 0.
+static void send_reply(struct cg_connection *connection, struct cg_server_exchange *exchange,
+                       int length, uint32_t attachment) {
+    if (length < 0) {
+        // No reply can be made. The peer would wait for one: it loses the connection instead.
+        cg_log(CG_LOG_ERROR, "a reply could not be encoded: %s", strerrorname_np(-length));
+        connection->error = length;
+        cg_reactor_defer(connection->server->reactor, &connection->work);
+        drop(connection, exchange);
+        return;
+    }
+    exchange->item.head_length = (uint32_t)length;
+    exchange->item.length = (uint32_t)length + attachment;
+    cg_connection_queue(connection, exchange);
+}
+
+static void reply(struct cg_server_request *request, const struct response *response,
+                  const struct iovec *iov, int iovcnt, void (*release)(void *argument),
+                  void *argument) {
     struct cg_server_exchange *exchange = exchange_of(request);
     struct cg_connection *connection = request->connection;
     uint64_t attachment = 0;
@@ -318,26 +354,32 @@ void cg_server_reply(struct cg_server_request *request, const pb_msgdesc_t *fiel
         drop(connection, exchange);
         return;
     }
+    // Too long is cut to what encode_reply refuses.
+    uint32_t attachment_size =
+        attachment <= CG_FRAME_BODY_MAX ? (uint32_t)attachment : CG_FRAME_BODY_MAX + 1;
     struct cg_frame_view meta = {
         .correlation_id = request->correlation_id,
-        .attachment_size =
-            attachment <= CG_FRAME_BODY_MAX ? (uint32_t)attachment : CG_FRAME_BODY_MAX + 1,
+        .attachment_size = attachment_size,
     };
     int length = keep_iov(exchange, iov, iovcnt);
     if (length == 0) {
-        length = encode_head(exchange, &meta, fields, response);
+        length = encode_head(exchange, &meta, response);
     }
-    if (length < 0) {
-        // No reply can be made. The peer would wait for one: it loses the connection instead.
-        cg_log(CG_LOG_ERROR, "a reply could not be encoded: %s", strerrorname_np(-length));
-        connection->error = length;
-        cg_reactor_defer(connection->server->reactor, &connection->work);
-        drop(connection, exchange);
-        return;
-    }
-    exchange->item.head_length = (uint32_t)length;
-    exchange->item.length = (uint32_t)length + (uint32_t)attachment;
-    cg_connection_queue(connection, exchange);
+    send_reply(connection, exchange, length, attachment_size);
+}
+
+void cg_server_reply(struct cg_server_request *request, const pb_msgdesc_t *fields,
+                     const void *response, const struct iovec *iov, int iovcnt,
+                     void (*release)(void *argument), void *argument) {
+    struct response r = {.fields = fields, .message = response};
+    reply(request, &r, iov, iovcnt, release, argument);
+}
+
+void cg_server_reply_encoded(struct cg_server_request *request, const void *response,
+                             uint32_t length, const struct iovec *iov, int iovcnt,
+                             void (*release)(void *argument), void *argument) {
+    struct response r = {.message = response, .length = length};
+    reply(request, &r, iov, iovcnt, release, argument);
 }
 
 void cg_server_reply_error(struct cg_server_request *request, int32_t code, const char *text) {
@@ -355,16 +397,8 @@ void cg_server_reply_error(struct cg_server_request *request, int32_t code, cons
         .error_text_length = (uint32_t)(text_length < 255 ? text_length : 255),
         .correlation_id = request->correlation_id,
     };
-    int length = encode_head(exchange, &meta, NULL, NULL);
-    if (length < 0) {
-        connection->error = length;
-        cg_reactor_defer(connection->server->reactor, &connection->work);
-        drop(connection, exchange);
-        return;
-    }
+    struct response none = {0};
     exchange->item.iov = NULL;
     exchange->item.iovcnt = 0;
-    exchange->item.head_length = (uint32_t)length;
-    exchange->item.length = (uint32_t)length;
-    cg_connection_queue(connection, exchange);
+    send_reply(connection, exchange, encode_head(exchange, &meta, &none), 0);
 }

@@ -75,6 +75,31 @@ static void answer(struct cg_server_request *request) {
                     release_buffer, cg_buffer_ref(request->buffer));
 }
 
+// As large as the request's offset says, and encoded already.
+static void answer_encoded(struct cg_server_request *request) {
+    curve_chunkserver_ChunkRequest message = {0};
+    pb_istream_t stream = pb_istream_from_buffer(request->message, request->message_length);
+    assert_true(pb_decode(&stream, curve_chunkserver_ChunkRequest_fields, &message));
+    uint32_t padding = message.offset;
+    uint8_t *response = malloc(padding + 16);
+    memset(response, 0, padding + 16);
+    size_t n = 0;
+    response[n++] = 0x08; // status SUCCESS
+    response[n++] = 0x00;
+    response[n++] = 0x18; // appliedIndex 77
+    response[n++] = 77;
+    if (padding > 0) {
+        response[n++] = 0xfa; // an unknown field of `padding` bytes
+        response[n++] = 0x7f;
+        response[n++] = (uint8_t)(padding | 0x80);
+        response[n++] = (uint8_t)(padding >> 7 | 0x80);
+        response[n++] = (uint8_t)(padding >> 14);
+        n += padding;
+    }
+    cg_server_reply_encoded(request, response, (uint32_t)n, NULL, 0, NULL, NULL);
+    free(response);
+}
+
 static int prepare_echo(struct cg_server_request *request) {
     current->prepared++;
     if (current->own_buffer && request->attachment_length > 0) {
@@ -106,11 +131,12 @@ static const struct cg_server_method methods[] = {
      .name = "WriteChunk",
      .prepare = prepare_echo,
      .handle = handle_echo},
-    {.service = "curve.chunkserver.ChunkService", .name = "ReadChunk", .handle = handle_echo},
+    {.service = "curve.chunkserver.ChunkService", .name = "ReadChunk", .handle = answer_encoded},
 };
 
 static const struct cg_rpc_method echo = {"curve.chunkserver.ChunkService", "WriteChunk"};
 static const struct cg_rpc_method echo_short = {"ChunkService", "WriteChunk"};
+static const struct cg_rpc_method read_chunk = {"curve.chunkserver.ChunkService", "ReadChunk"};
 static const struct cg_rpc_method unknown_method = {"curve.chunkserver.ChunkService", "Nothing"};
 static const struct cg_rpc_method unknown_service = {"curve.mds.Nobody", "WriteChunk"};
 
@@ -353,6 +379,22 @@ static void an_encoded_request_and_one_too_long_for_the_inline_head(void **state
     free(large);
     free_call(c);
     assert_working(f);
+}
+
+static void a_reply_may_be_encoded_already(void **state) {
+    struct fixture *f = *state;
+    static const uint32_t paddings[] = {0, 200, 100000, 1500000};
+    for (size_t i = 0; i < 4; i++) {
+        struct test_call *c = make_call(&read_chunk, 0);
+        c->request.has_offset = true;
+        c->request.offset = paddings[i];
+        cg_channel_call(f->channel, &c->call);
+        finish(f, c);
+        assert_int_equal(c->call.status, 0);
+        assert_int_equal(c->response.appliedIndex, 77);
+        assert_true(c->call.reply_length >= paddings[i]);
+        free_call(c);
+    }
 }
 
 // ---- Errors that the server answers
@@ -984,6 +1026,7 @@ static int run_suite(const char *name) {
         WITH(many_calls_of_mixed_sizes_are_pipelined),
         WITH(replies_may_come_in_any_order),
         WITH(an_encoded_request_and_one_too_long_for_the_inline_head),
+        WITH(a_reply_may_be_encoded_already),
         WITH(unknown_names_get_1002),
         WITH(a_refused_request_is_skipped_and_answered),
         WITH(an_exhausted_pool_is_overload_and_passes),
