@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.libnbd import close, connect
-from support.process import Daemon, free_port, unix_accepts
+from support.process import Daemon, free_port, says, wait_until
 from support.stack import Stack
 from support.tools import COPYGATE, copygate, run
 
@@ -250,8 +250,11 @@ def test_bad_plugin_options_are_refused(stack: Stack, plugin: str, option: str) 
 def _nbdkit_command(daemon: Daemon) -> list[str]:
     """The nbdkit command line that `copygate nbd serve` becomes, read from the running process."""
     daemon.start()
+    process = Path(f"/proc/{daemon.pid}")
     try:
-        raw = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+        # The command binds the socket before it becomes nbdkit.
+        wait_until(lambda: (process / "comm").read_text() == "nbdkit\n", 10, "nbdkit")
+        raw = (process / "cmdline").read_bytes()
     finally:
         daemon.stop()
     return [word.decode() for word in raw.rstrip(b"\0").split(b"\0")]
@@ -279,7 +282,7 @@ def test_up_serves_and_ends_cleanly(tmp_path: Path, stack_factory: Callable[...,
                 *("--chunkserver-listen", "127.0.0.1:0"),
             ],
             tmp_path / "up.log",
-            lambda: unix_accepts(socket),
+            lambda: says(tmp_path / "up.log", "copygate is ready"),
         )
         uri = f"nbd+unix:///disk?socket={socket}"
         daemon.start()

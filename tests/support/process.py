@@ -63,6 +63,11 @@ def unix_accepts(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
+def says(log: Path, text: str) -> bool:
+    """Whether a daemon has logged `text` since it was started last."""
+    return log.exists() and text in log.read_text(errors="replace").rpartition("\n--- ")[2]
+
+
 class Daemon:
     """One long-running process, restartable with the same arguments.
 
@@ -101,7 +106,7 @@ class Daemon:
         """Starts it without waiting."""
         assert not self.running, f"{self.name} runs already"
         with self.log.open("ab") as log:
-            log.write(f"--- {' '.join(self.argv)}\n".encode())
+            log.write(f"\n--- {' '.join(self.argv)}\n".encode())
             log.flush()
             self._process = subprocess.Popen(
                 self.argv,

@@ -20,6 +20,11 @@ COPYGATE = str(Path(sys.executable).with_name("copygate"))
 CLEAN_ENV = {k: v for k, v in os.environ.items() if not k.startswith("COPYGATE_")}
 
 
+def same(found: bytes | bytearray, expected: bytes | bytearray) -> bool:
+    """Compares data in an assertion; pytest's own report on megabytes that differ takes minutes."""
+    return bytes(found) == bytes(expected)
+
+
 class ToolError(AssertionError):
     """A program ended with another status than expected; the message carries its output."""
 

@@ -77,6 +77,8 @@ class Writer:
         self._handle: Any = None
         self._inflight: dict[int, tuple[str, Any, int, int, float, Any]] = {}
         self._done: list[tuple[int, int]] = []
+        # libnbd 1.14 never lets go of an asynchronous command's buffer: they are used again.
+        self._buffers: dict[int, list[bytearray]] = {}
         self._next = 1
         self._failure: BaseException | None = None
         self._stop = threading.Event()
@@ -251,6 +253,10 @@ class Writer:
         longest = min(self.layout.run_limit(first), self._random.choice((1, 1, 1, 2, 4, 16, 64)))
         return kind, first, self._random.randint(1, longest)
 
+    def _buffer(self, length: int) -> bytearray:
+        free = self._buffers.get(length)
+        return free.pop() if free else bytearray(length)
+
     def _submit_one(self) -> bool:
         kind, first, count = self._choose()
         number = self._next
@@ -265,11 +271,12 @@ class Writer:
             self._record(b"s", number, first, count, 0)
         buffer = None
         if kind == "read":
-            buffer = nbd.Buffer(length)
+            buffer = self._buffer(length)
         elif kind == "write":
             size = self.layout.cell_size
             data = b"".join(cell_content(c, number, size) for c in range(first, first + count))
-            buffer = nbd.Buffer.from_bytearray(bytearray(data))
+            buffer = self._buffer(length)
+            buffer[:] = data
 
         self._inflight[number] = (kind, thing, first, count, time.monotonic(), buffer)
 
@@ -300,11 +307,13 @@ class Writer:
             self._failed(number, kind, thing, first, count, error)
         elif kind == "read":
             self.stats.reads += 1
-            self.model.end_read(thing, buffer.to_bytearray())
+            self.model.end_read(thing, buffer)
         else:
             self.stats.acknowledged += 1
             self._record(b"a", number, first, count, 0)
             self.model.acknowledge(thing, first, count)
+        if buffer is not None:
+            self._buffers.setdefault(len(buffer), []).append(buffer)
 
     def _failed(  # noqa: PLR0917
         self, number: int, kind: str, thing: Any, first: int, count: int, error: int
