@@ -3,6 +3,8 @@
 // The reactor, each test on both backends.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -13,7 +15,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -624,6 +629,62 @@ static void a_foreign_loop_is_woken_by_everything(void **state) {
     settle(reactor, fd);
 }
 
+// ---- Where io_uring is refused
+
+// As container profiles do it, for this process and for good.
+static bool refuse_io_uring(void) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = 4, .filter = rules};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static int create(enum cg_reactor_backend wanted, enum cg_reactor_backend *got) {
+    struct cg_reactor_options options = {.backend = wanted};
+    struct cg_reactor *reactor;
+    int rc = cg_reactor_create(&options, &reactor);
+    if (rc == 0) {
+        *got = cg_reactor_backend(reactor);
+        cg_reactor_destroy(reactor);
+    }
+    return rc;
+}
+
+static void auto_falls_back_where_io_uring_is_refused(void **state) {
+    (void)state;
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        enum cg_reactor_backend got = CG_REACTOR_AUTO;
+        unsetenv("COPYGATE_REACTOR");
+        bool good = refuse_io_uring() && create(CG_REACTOR_URING, &got) == -EPERM &&
+                    create(CG_REACTOR_AUTO, &got) == 0 && got == CG_REACTOR_EPOLL;
+        _exit(good ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
+static void the_environment_chooses_for_auto_only(void **state) {
+    (void)state;
+    enum cg_reactor_backend got;
+    setenv("COPYGATE_REACTOR", "epoll", 1);
+    assert_int_equal(create(CG_REACTOR_AUTO, &got), 0);
+    assert_int_equal(got, CG_REACTOR_EPOLL);
+    setenv("COPYGATE_REACTOR", "uring", 1);
+    assert_int_equal(create(CG_REACTOR_EPOLL, &got), 0);
+    assert_int_equal(got, CG_REACTOR_EPOLL);
+    setenv("COPYGATE_REACTOR", "kqueue", 1);
+    assert_int_equal(create(CG_REACTOR_AUTO, &got), -EINVAL);
+    unsetenv("COPYGATE_REACTOR");
+}
+
 #define BOTH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 static int run_suite(enum cg_reactor_backend backend, const char *name) {
@@ -644,6 +705,8 @@ static int run_suite(enum cg_reactor_backend backend, const char *name) {
         BOTH(calls_run_on_another_thread),
         BOTH(more_operations_than_the_depth_all_complete),
         BOTH(a_foreign_loop_is_woken_by_everything),
+        cmocka_unit_test(auto_falls_back_where_io_uring_is_refused),
+        cmocka_unit_test(the_environment_chooses_for_auto_only),
     };
     backend_under_test = backend;
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
