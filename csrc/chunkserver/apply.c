@@ -14,8 +14,8 @@
 // Writes up to this length go straight to the page cache: that is cheaper than a hop to a thread
 // and back. If one takes long (the kernel makes writers wait for the disk), the threads do them for
 // a while.
-#define WRITE_PIECE     16384U
 #define INLINE_MAX      16384U
+#define WRITE_PIECE     16384U // bytes of a call when longer ones are written: see write_call
 #define SLOW_WRITE_NS   (2 * CG_NS_PER_MS)
 #define SLOW_FOR_NS     (50 * CG_NS_PER_MS)
 #define WRITEBACK_FROM  65536U     // bytes: writes this long are taken for sequential
