@@ -48,6 +48,9 @@ int cg_channel_create(struct cg_reactor *reactor, const struct cg_endpoint *peer
     channel->connect_timeout_ns = options != NULL && options->connect_timeout_ns != 0
                                       ? options->connect_timeout_ns
                                       : CONNECT_TIMEOUT_NS;
+    if (options != NULL && options->beside != NULL) {
+        channel->beside = *options->beside;
+    }
     cg_sender_init(&channel->sender, request_sent);
     cg_list_init(&channel->waiting);
     cg_list_init(&channel->ending);

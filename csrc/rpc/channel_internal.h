@@ -42,6 +42,7 @@ struct reply_shape {
 struct cg_channel {
     struct cg_reactor *reactor;
     struct cg_endpoint peer;
+    struct cg_endpoint beside; // length 0: none
     uint64_t connect_timeout_ns;
     uint64_t connect_deadline_ns;
 

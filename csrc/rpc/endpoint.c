@@ -95,12 +95,24 @@ int cg_endpoint_parse(const char *text, struct cg_endpoint *out) {
     return 0;
 }
 
+void cg_endpoint_beside(const char *address, struct cg_endpoint *out) {
+    struct sockaddr_un *name = (struct sockaddr_un *)(void *)&out->address;
+    memset(out, 0, sizeof(*out));
+    name->sun_family = AF_UNIX;
+    size_t room = sizeof(name->sun_path) - 1;
+    int length = snprintf(name->sun_path + 1, room, "copygate-rpc/%s", address);
+    size_t used = (size_t)length < room ? (size_t)length : room - 1;
+    out->length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + used);
+}
+
 void cg_endpoint_format(const struct cg_endpoint *endpoint, char *out, size_t size) {
     char host[INET6_ADDRSTRLEN];
     switch (endpoint->address.ss_family) {
     case AF_UNIX: {
         const struct sockaddr_un *address = (const void *)&endpoint->address;
-        snprintf(out, size, UNIX_PREFIX "%s", address->sun_path);
+        bool abstract = address->sun_path[0] == '\0' && endpoint->length > sizeof(sa_family_t);
+        snprintf(out, size, UNIX_PREFIX "%s%s", abstract ? "@" : "",
+                 address->sun_path + (abstract ? 1 : 0));
         return;
     }
     case AF_INET: {
@@ -128,6 +140,9 @@ bool cg_endpoint_equal(const struct cg_endpoint *a, const struct cg_endpoint *b)
     case AF_UNIX: {
         const struct sockaddr_un *x = (const void *)&a->address;
         const struct sockaddr_un *y = (const void *)&b->address;
+        if (x->sun_path[0] == '\0' || y->sun_path[0] == '\0') {
+            return a->length == b->length && memcmp(x, y, a->length) == 0;
+        }
         return strcmp(x->sun_path, y->sun_path) == 0;
     }
     case AF_INET: {

@@ -60,7 +60,10 @@ struct vol_server *vol_server_get(struct cg_client *client, const char *address)
     if (server == NULL) {
         return NULL;
     }
-    if (cg_channel_create(client->reactor, &endpoint, NULL, &server->channel) != 0) {
+    struct cg_endpoint beside;
+    cg_endpoint_beside(address, &beside);
+    struct cg_channel_options options = {.beside = &beside};
+    if (cg_channel_create(client->reactor, &endpoint, &options, &server->channel) != 0) {
         free(server);
         return NULL;
     }

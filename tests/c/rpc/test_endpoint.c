@@ -25,6 +25,19 @@ static void good_endpoints_come_back_as_they_were_written(void **state) {
     }
 }
 
+static void sockets_beside_differ_by_their_servers_address(void **state) {
+    (void)state;
+    struct cg_endpoint a, b, again;
+    char text[CG_ENDPOINT_TEXT_MAX];
+    cg_endpoint_beside("127.0.0.1:6710", &a);
+    cg_endpoint_beside("127.0.0.1:6711", &b);
+    cg_endpoint_beside("127.0.0.1:6710", &again);
+    assert_true(cg_endpoint_equal(&a, &again));
+    assert_false(cg_endpoint_equal(&a, &b));
+    cg_endpoint_format(&a, text, sizeof(text));
+    assert_string_equal(text, "unix:@copygate-rpc/127.0.0.1:6710");
+}
+
 static void names_are_resolved(void **state) {
     (void)state;
     struct cg_endpoint e;
@@ -87,6 +100,7 @@ static void different_endpoints_differ(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_endpoints_come_back_as_they_were_written),
+        cmocka_unit_test(sockets_beside_differ_by_their_servers_address),
         cmocka_unit_test(names_are_resolved),
         cmocka_unit_test(bad_endpoints_are_refused),
         cmocka_unit_test(different_endpoints_differ),

@@ -1018,6 +1018,35 @@ static void a_stale_socket_file_is_replaced_and_one_in_use_is_not(void **state) 
     unlink(f->path);
 }
 
+static struct cg_channel *channel_with_beside(struct fixture *f, const char *address) {
+    struct cg_endpoint beside;
+    struct cg_channel_options options = {.beside = &beside};
+    struct cg_channel *channel;
+    cg_endpoint_beside(address, &beside);
+    assert_int_equal(cg_channel_create(f->reactor, &f->endpoint, &options, &channel), 0);
+    return channel;
+}
+
+static void the_socket_beside_is_preferred_and_missed_by_nobody(void **state) {
+    struct fixture *f = *state;
+    char address[64];
+    struct cg_endpoint beside;
+    snprintf(address, sizeof(address), "127.0.0.1:%d.%d", (int)getpid(), over_tcp);
+    cg_channel_destroy(f->channel);
+    f->channel = channel_with_beside(f, address);
+    assert_working(f); // nobody listens there: the ordinary way
+    cg_channel_destroy(f->channel);
+    // Now only the socket beside is there.
+    cg_server_destroy(f->server);
+    struct cg_server_options options = {.methods = methods, .method_count = 2, .pool = f->pool};
+    assert_int_equal(cg_server_create(f->reactor, &options, &f->server), 0);
+    cg_endpoint_beside(address, &beside);
+    assert_int_equal(cg_server_listen(f->server, &beside, NULL), 0);
+    assert_int_equal(cg_server_listen(f->server, &beside, NULL), -EADDRINUSE);
+    f->channel = channel_with_beside(f, address);
+    assert_working(f);
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 static int run_suite(const char *name) {
@@ -1049,6 +1078,7 @@ static int run_suite(const char *name) {
         WITH(a_half_received_reply_can_be_taken_back),
         WITH(a_reader_that_stops_makes_half_sent_requests_time_out),
         WITH(a_stale_socket_file_is_replaced_and_one_in_use_is_not),
+        WITH(the_socket_beside_is_preferred_and_missed_by_nobody),
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }
