@@ -14,7 +14,9 @@ import errno
 import importlib.util
 import logging
 import os
+import select
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -34,7 +36,10 @@ UNIX_PATH_MAX = 107
 LISTEN_FD = 3
 DEFAULT_THREADS = 16
 READY_TIMEOUT_S = 15.0
-STOP_TIMEOUT_S = 30.0
+# nbdkit waits for its clients to go; they may not know that they should. What is in flight is
+# done long before this, and what was acknowledged is durable.
+STOP_TIMEOUT_S = 3.0
+ORPHAN_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
 # A child that lived this long was healthy: its next restart is quick again.
@@ -220,6 +225,31 @@ def launch_command(command: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", _LAUNCH, "nbdkit-launch", *command]
 
 
+def end_orphan(pidfile: Path) -> None:
+    """Ends the nbdkit that an earlier run left behind, if there is one.
+
+    When we are killed, nbdkit is told to end (--exit-with-parent), but it waits for its clients,
+    maybe for ever. Only for the holder of the data folder's lock: whoever wrote the pid file is
+    then known to be gone.
+    """
+    try:
+        pid = int(pidfile.read_text(encoding="ascii"))
+        descriptor = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        # A number is given out again: only what was started with this very file is meant.
+        if os.fsencode(pidfile) in words:
+            log.warning("ending nbdkit, pid %d, of a run before this one", pid)
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], ORPHAN_TIMEOUT_S)
+    except OSError as error:
+        log.warning("cannot end nbdkit, pid %d: %s", pid, error)
+    finally:
+        os.close(descriptor)
+
+
 def exec_nbdkit(export: Export, sock: socket.socket) -> None:
     """Becomes nbdkit with `sock` as its listening socket; returns never."""
     command = export.command()
@@ -347,7 +377,7 @@ async def _terminate(process: asyncio.subprocess.Process) -> None:
     try:
         await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
     except TimeoutError:
-        log.error("nbdkit (pid %d) does not end: killing it", process.pid)
+        log.warning("nbdkit (pid %d) waits for its clients: ending it", process.pid)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()

@@ -26,7 +26,7 @@ from gateway.cli.app import (
     setup_log,
 )
 from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
-from gateway.cli.nbdkit import DEFAULT_THREADS, Endpoint, Export, Supervisor
+from gateway.cli.nbdkit import DEFAULT_THREADS, Endpoint, Export, Supervisor, end_orphan
 from gateway.cli.sizes import format_size, parse_size
 from gateway.errors import InvalidArgumentError
 
@@ -83,6 +83,7 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
 
     async with contextlib.AsyncExitStack() as stack:
         sock = endpoint = None
+        end_orphan(plan.folder / "nbdkit.pid")
         if plan.endpoint is not None:
             sock, endpoint = plan.endpoint.bind()
             stack.callback(_close_socket, sock, endpoint)

@@ -3,9 +3,12 @@
 
 import asyncio
 import os
+import signal
 import socket
 import stat
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -154,7 +157,11 @@ def supervisor(folder: Path) -> tuple[Supervisor, socket.socket]:
 
 
 def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    """A zombie does not count: who reaps it is not our concern."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -187,3 +194,29 @@ async def test_what_nbdkit_refuses_is_said(fake: Path) -> None:
         with pytest.raises(CopygateError, match="volume v does not exist"):
             await child.start()
         await child.stop()
+
+
+def start_program(words: list[str]) -> subprocess.Popen[bytes]:
+    program = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+    # The kernel shows a process's words a moment after it has started.
+    while not Path(f"/proc/{program.pid}/cmdline").read_bytes():
+        time.sleep(0.001)
+    return program
+
+
+def test_an_orphan_is_ended_and_a_stranger_with_its_number_is_not(short: Path) -> None:
+    pidfile = short / "nbdkit.pid"
+    nbdkit.end_orphan(pidfile)
+    pidfile.write_text("nonsense")
+    nbdkit.end_orphan(pidfile)
+    # Its words as nbdkit's: the shell ignores what follows the script.
+    orphan = start_program(["/bin/sh", "-c", "sleep 1000; :", "nbdkit", str(pidfile)])
+    pidfile.write_text(f"{orphan.pid}\n")
+    nbdkit.end_orphan(pidfile)
+    assert orphan.wait(timeout=5) == -signal.SIGKILL
+    stranger = start_program(["sleep", "1000"])
+    pidfile.write_text(str(stranger.pid))
+    nbdkit.end_orphan(pidfile)
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
