@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "volume/client.h"
+#include "volume/clone.h"
 #include "volume/session.h"
 #include "volume/volume.h"
 
@@ -17,6 +18,7 @@ void vol_free(struct cg_volume *volume) {
     vol_segments_free(volume);
     vol_copysets_free(volume);
     vol_merge_free(volume);
+    vol_clone_free(volume);
     free(volume->requests);
     free(volume->path);
     free(volume);
@@ -38,6 +40,7 @@ static void on_drained(struct cg_volume *volume) {
     vol_local_close(volume);
     vol_segments_stop(volume);
     vol_copysets_stop(volume);
+    vol_clone_stop(volume);
     struct cg_mds_call *call = &volume->session_call;
     call->mds = &volume->client->mds;
     call->op = CG_MDS_CLOSE;

@@ -293,8 +293,13 @@ void cg_mds_call_cancel(struct cg_mds_call *call) {
 void cg_mds_call_free(struct cg_mds_call *call) {
     free(call->chunks);
     free(call->servers);
+    free(call->clone_source);
+    free(call->source_segments);
     call->chunks = NULL;
     call->servers = NULL;
+    call->clone_source = NULL;
+    call->source_segments = NULL;
+    call->source_segment_count = 0;
     call->chunk_count = 0;
     call->server_count = 0;
     call->file.present = false;

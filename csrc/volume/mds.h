@@ -15,9 +15,11 @@
 #define CG_MDS_SERVERS_MAX  8U
 #define CG_MDS_SESSION_MAX  64U
 #define CG_MDS_ADDRESS_MAX  96U
-#define CG_MDS_CHUNKS_MAX   16384U // in a segment
-#define CG_MDS_SERVERS_TOLD 4096U  // chunkservers in one reply
-#define CG_MDS_PEERS_MAX    8U     // replicas of a copyset
+#define CG_MDS_CHUNKS_MAX   16384U     // in a segment
+#define CG_MDS_SERVERS_TOLD 4096U      // chunkservers in one reply
+#define CG_MDS_PEERS_MAX    8U         // replicas of a copyset
+#define CG_MDS_PATH_MAX     1024U      // bytes of a volume's path
+#define CG_MDS_SOURCE_MAX   (1U << 22) // segments of a clone's source
 
 // The servers, and who we are to them. One per client.
 struct cg_mds {
@@ -39,6 +41,7 @@ void cg_mds_destroy(struct cg_mds *mds);
 
 enum cg_mds_op {
     CG_MDS_OPEN,
+    CG_MDS_INFO,
     CG_MDS_CLOSE,
     CG_MDS_REFRESH,
     CG_MDS_RAISE_EPOCH,
@@ -59,6 +62,8 @@ struct cg_mds_file {
     uint32_t segment_size;
     uint32_t block_size; // 0: not told
     uint32_t features;
+    int32_t status;        // FileStatus; -1: not told
+    uint64_t clone_length; // bytes that came from the source; 0: no clone
     bool present;
     bool has_uuid;
     uint8_t uuid[16];
@@ -106,6 +111,13 @@ struct cg_mds_call {
     uint32_t chunk_count;
     struct cg_mds_server *servers;
     uint32_t server_count;
+    // OPEN: what a clone's missing data comes from, and which of its segments exist. NULL, 0: not
+    // told. Released by cg_mds_call_free, too.
+    char *clone_source;
+    bool has_source_segments;
+    uint32_t source_segment_size;
+    uint64_t *source_segments; // offsets
+    uint32_t source_segment_count;
 
     int last_error;
     char last_text[160];

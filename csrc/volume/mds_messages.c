@@ -21,6 +21,7 @@
 
 static const struct cg_rpc_method methods[] = {
     [CG_MDS_OPEN] = {NAMESPACE_SERVICE, "OpenFile"},
+    [CG_MDS_INFO] = {NAMESPACE_SERVICE, "GetFileInfo"},
     [CG_MDS_CLOSE] = {NAMESPACE_SERVICE, "CloseFile"},
     [CG_MDS_REFRESH] = {NAMESPACE_SERVICE, "RefreshSession"},
     [CG_MDS_RAISE_EPOCH] = {NAMESPACE_SERVICE, "IncreaseFileEpoch"},
@@ -73,6 +74,16 @@ static int send_open(struct cg_mds_call *call, struct cg_channel *channel, uint6
     m.date = date;
     m.clientVersion = text_field(client_version);
     return send_message(call, channel, curve_mds_OpenFileRequest_fields, &m);
+}
+
+static int send_info(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
+                     const char *signature) {
+    curve_mds_GetFileInfoRequest m = curve_mds_GetFileInfoRequest_init_zero;
+    m.fileName = text_field(call->path);
+    m.owner = text_field(call->mds->owner);
+    m.signature = text_field(signature);
+    m.date = date;
+    return send_message(call, channel, curve_mds_GetFileInfoRequest_fields, &m);
 }
 
 static int send_close(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
@@ -159,6 +170,8 @@ int cg_mds_send(struct cg_mds_call *call, struct cg_channel *channel) {
     switch (call->op) {
     case CG_MDS_OPEN:
         return send_open(call, channel, date, signature);
+    case CG_MDS_INFO:
+        return send_info(call, channel, date, signature);
     case CG_MDS_CLOSE:
         return send_close(call, channel, date, signature);
     case CG_MDS_REFRESH:
@@ -290,11 +303,31 @@ static void copy_file(struct cg_mds_file *out, const curve_mds_FileInfo *m, bool
     out->segment_size = m->segmentSize;
     out->block_size = m->has_blocksize ? m->blocksize : 0;
     out->features = m->has_features ? m->features : 0;
+    out->status = m->has_fileStatus ? (int32_t)m->fileStatus : -1;
+    out->clone_length = m->has_cloneLength ? m->cloneLength : 0;
     out->has_uuid = has_uuid;
 }
 
 static void copy_session(struct cg_mds_call *call, const curve_mds_ProtoSession *m) {
     call->lease_us = m->leaseTime;
+}
+
+// Called once per value, packed or not.
+static bool decode_source_segment(pb_istream_t *stream, const pb_field_t *field, void **arg) {
+    (void)field;
+    struct cg_mds_call *call = *arg;
+    uint64_t offset;
+    if (!pb_decode_varint(stream, &offset)) {
+        return false;
+    }
+    void *grown = append(call->source_segments, &call->source_segment_count, CG_MDS_SOURCE_MAX,
+                         sizeof(*call->source_segments));
+    if (grown == NULL) {
+        return false;
+    }
+    call->source_segments = grown;
+    call->source_segments[call->source_segment_count++] = offset;
+    return true;
 }
 
 static int decode_open(struct cg_mds_call *call, pb_istream_t *stream) {
@@ -304,6 +337,11 @@ static int decode_open(struct cg_mds_call *call, pb_istream_t *stream) {
                                    .capacity = sizeof(call->session) - 1};
     m.fileInfo.uuid = bytes_field(&uuid);
     m.protoSession.sessionID = bytes_field(&session);
+    char path[CG_MDS_PATH_MAX + 1];
+    struct bytes_target source = {.out = (uint8_t *)path, .capacity = CG_MDS_PATH_MAX};
+    m.fileInfo.cloneSource = bytes_field(&source);
+    m.cloneSourceSegment.allocatedSegmentOffset =
+        (pb_callback_t){.funcs.decode = decode_source_segment, .arg = call};
     if (!pb_decode_ex(stream, curve_mds_OpenFileResponse_fields, &m, PB_DECODE_NOINIT)) {
         return -EPROTO;
     }
@@ -311,9 +349,29 @@ static int decode_open(struct cg_mds_call *call, pb_istream_t *stream) {
     if (m.has_fileInfo) {
         copy_file(&call->file, &m.fileInfo, uuid.length == sizeof(call->file.uuid));
     }
+    call->has_source_segments = m.has_cloneSourceSegment;
+    call->source_segment_size = m.cloneSourceSegment.segmentSize;
+    if (source.length > 0) {
+        call->clone_source = strndup(path, source.length);
+        if (call->clone_source == NULL) {
+            return -ENOMEM;
+        }
+    }
     if (m.has_protoSession) {
         call->session[session.length] = '\0';
         copy_session(call, &m.protoSession);
+    }
+    return 0;
+}
+
+static int decode_info(struct cg_mds_call *call, pb_istream_t *stream) {
+    curve_mds_GetFileInfoResponse m = curve_mds_GetFileInfoResponse_init_zero;
+    if (!pb_decode_ex(stream, curve_mds_GetFileInfoResponse_fields, &m, PB_DECODE_NOINIT)) {
+        return -EPROTO;
+    }
+    call->status = m.statusCode;
+    if (m.has_fileInfo) {
+        copy_file(&call->file, &m.fileInfo, false);
     }
     return 0;
 }
@@ -396,6 +454,8 @@ int cg_mds_decode(struct cg_mds_call *call, const uint8_t *bytes, size_t length)
     switch (call->op) {
     case CG_MDS_OPEN:
         return decode_open(call, &stream);
+    case CG_MDS_INFO:
+        return decode_info(call, &stream);
     case CG_MDS_CLOSE:
         return decode_close(call, &stream);
     case CG_MDS_REFRESH:

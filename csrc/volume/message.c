@@ -4,8 +4,10 @@
 // description would cost more than everything else that the core does for a request. The tests hold
 // them against nanopb and against captured bytes.
 #include <errno.h>
+#include <string.h>
 
 #include "gateway/proto/chunk.pb.h"
+#include "volume/clone.h"
 #include "volume/volume.h"
 
 #define WIRE_VARINT  0U
@@ -25,6 +27,19 @@ static uint8_t *put_varint(uint8_t *at, uint64_t value) {
 static uint8_t *put(uint8_t *at, uint32_t field, uint64_t value) {
     at = put_varint(at, field << 3 | WIRE_VARINT);
     return put_varint(at, value);
+}
+
+// Where the chunk's missing data comes from: the chunk of the same index in the clone's source.
+static uint8_t *put_source(uint8_t *at, const struct vol_request *request) {
+    const struct cg_volume *volume = request->volume;
+    const struct vol_clone *clone = volume->clone;
+    uint64_t start = request->segment->index * volume->segment_size + request->segment_offset -
+                     request->chunk_offset;
+    at = put_varint(at, curve_chunkserver_ChunkRequest_cloneFileSource_tag << 3 | WIRE_LENGTH);
+    at = put_varint(at, clone->path_length);
+    memcpy(at, clone->source->path, clone->path_length);
+    at += clone->path_length;
+    return put(at, curve_chunkserver_ChunkRequest_cloneFileOffset_tag, start);
 }
 
 static uint32_t operation(enum vol_kind kind) {
@@ -60,6 +75,9 @@ uint32_t vol_request_encode(const struct vol_request *request, uint8_t *out) {
     at = put(at, curve_chunkserver_ChunkRequest_size_tag, request->length);
     if (changes) {
         at = put(at, curve_chunkserver_ChunkRequest_sn_tag, volume->seq);
+    }
+    if (vol_clone_names_source(request)) {
+        at = put_source(at, request);
     }
     if (changes || strict) {
         at = put(at, curve_chunkserver_ChunkRequest_fileId_tag, volume->file_id);

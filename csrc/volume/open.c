@@ -16,6 +16,7 @@
 #include "gateway/proto/chunk.pb.h"
 #include "gateway/proto/nameserver2.pb.h"
 #include "volume/client.h"
+#include "volume/clone.h"
 #include "volume/session.h"
 #include "volume/volume.h"
 
@@ -234,9 +235,9 @@ static void on_raised(struct cg_mds_call *call, int result) {
     tell_epoch(opening, call);
 }
 
-static void start_call(struct vol_opening *opening, enum cg_mds_op op,
+// `volume` is the one to open, or its source.
+static void start_call(struct vol_opening *opening, struct cg_volume *volume, enum cg_mds_op op,
                        void (*done)(struct cg_mds_call *call, int result)) {
-    struct cg_volume *volume = opening->volume;
     struct cg_mds_call *call = &volume->session_call;
     cg_mds_call_free(call);
     call->mds = &volume->client->mds;
@@ -271,7 +272,10 @@ static bool sane(struct cg_volume *volume, const struct cg_mds_file *file) {
            file->length / file->segment_size <= VOL_SEGMENTS_MAX && file->length % VOL_BLOCK == 0;
 }
 
-static void take_file(struct cg_volume *volume, const struct cg_mds_file *file) {
+bool vol_take_file(struct cg_volume *volume, const struct cg_mds_file *file) {
+    if (!sane(volume, file)) {
+        return false;
+    }
     volume->file_id = file->id;
     volume->size = file->length;
     volume->epoch = file->epoch;
@@ -286,6 +290,33 @@ static void take_file(struct cg_volume *volume, const struct cg_mds_file *file) 
     } else {
         derive_uuid(file->id, volume->uuid);
     }
+    return true;
+}
+
+// The shape is known: the exclusive writer makes itself the only one.
+static void take_over(struct vol_opening *opening) {
+    if (opening->volume->exclusive) {
+        start_call(opening, opening->volume, CG_MDS_RAISE_EPOCH, on_raised);
+    } else {
+        finish(opening, 0);
+    }
+}
+
+// The source of a clone (clone.c).
+static void on_source(struct cg_mds_call *call, int result) {
+    struct cg_volume *source = CG_CONTAINER_OF(call, struct cg_volume, session_call);
+    struct vol_opening *opening = source->opening;
+    source->opening = NULL;
+    if (result != 0) {
+        fail_mds(opening, call, result);
+        return;
+    }
+    result = vol_clone_take_source(opening->volume, call, opening->error, opening->error_size);
+    if (result != 0) {
+        finish(opening, result);
+    } else {
+        take_over(opening);
+    }
 }
 
 static void on_opened(struct cg_mds_call *call, int result) {
@@ -299,7 +330,7 @@ static void on_opened(struct cg_mds_call *call, int result) {
         fail(opening, -EINVAL, "%s is not a volume", volume->path);
         return;
     }
-    if (!sane(volume, &call->file)) {
+    if (!vol_take_file(volume, &call->file)) {
         fail(opening, -EINVAL,
              "%s has a shape that is not supported: %" PRIu64
              " bytes, segments of %u, chunks of %u, "
@@ -308,20 +339,23 @@ static void on_opened(struct cg_mds_call *call, int result) {
              call->file.stripe_unit, call->file.stripe_count, call->file.block_size);
         return;
     }
-    take_file(volume, &call->file);
     memcpy(volume->session, call->session, sizeof(volume->session));
     vol_session_take(volume, call);
-    if (volume->exclusive) {
-        start_call(opening, CG_MDS_RAISE_EPOCH, on_raised);
+    result = vol_clone_take(volume, call, opening->error, opening->error_size);
+    if (result < 0) {
+        finish(opening, result);
+    } else if (result == 1) {
+        volume->clone->source->opening = opening;
+        start_call(opening, volume->clone->source, CG_MDS_INFO, on_source);
     } else {
-        finish(opening, 0);
+        take_over(opening);
     }
 }
 
 static void begin(struct cg_task *task) {
     struct vol_opening *opening = CG_CONTAINER_OF(task, struct vol_opening, task);
     opening->deadline_ns = cg_reactor_now(opening->volume->reactor) + opening->timeout_ns;
-    start_call(opening, CG_MDS_OPEN, on_opened);
+    start_call(opening, opening->volume, CG_MDS_OPEN, on_opened);
 }
 
 // ---- The public call
@@ -338,8 +372,8 @@ static char *normal_path(const char *path) {
     return out;
 }
 
-static int volume_create(struct cg_client *client, const struct cg_volume_options *options,
-                         struct cg_volume **out) {
+int vol_create(struct cg_client *client, const struct cg_volume_options *options,
+               struct cg_volume **out) {
     struct cg_volume *volume = calloc(1, sizeof(*volume));
     if (volume == NULL) {
         return -ENOMEM;
@@ -409,7 +443,7 @@ CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_optio
         return result;
     }
     struct cg_volume *volume;
-    result = volume_create(client, options, &volume);
+    result = vol_create(client, options, &volume);
     if (result != 0) {
         snprintf(error, error_size, "%s: no memory", options->path);
         return result;

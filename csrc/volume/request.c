@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "gateway/proto/chunk.pb.h"
+#include "volume/clone.h"
 #include "volume/volume.h"
 
 // CurveBS's constants (reference: client rules).
@@ -44,8 +45,8 @@ struct vol_request *vol_request_get(struct cg_volume *volume) {
     return node == NULL ? NULL : CG_CONTAINER_OF(node, struct vol_request, node);
 }
 
-static int slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t length,
-                 struct iovec *out) {
+int vol_iov_slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t length,
+                  struct iovec *out) {
     int count = 0;
     for (int i = 0; length > 0; i++) {
         assert(i < iovcnt);
@@ -70,7 +71,7 @@ static int slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t le
 // The part of the transfer's memory from `skip` on, put behind `before` entries already there.
 static int slice_into(struct vol_request *request, uint64_t skip, uint64_t length, int before) {
     const struct vol_transfer *transfer = request->transfer;
-    int count = slice(transfer->iov, transfer->iovcnt, skip, length, NULL);
+    int count = vol_iov_slice(transfer->iov, transfer->iovcnt, skip, length, NULL);
     struct iovec *out = request->iov_heap != NULL ? request->iov_heap : request->iov;
     if (before + count > VOL_REQUEST_IOV) {
         struct iovec *heap = malloc((size_t)(before + count) * sizeof(*heap));
@@ -82,7 +83,7 @@ static int slice_into(struct vol_request *request, uint64_t skip, uint64_t lengt
         request->iov_heap = heap;
         out = heap;
     }
-    slice(transfer->iov, transfer->iovcnt, skip, length, out + before);
+    vol_iov_slice(transfer->iov, transfer->iovcnt, skip, length, out + before);
     request->iovcnt = before + count;
     return 0;
 }
@@ -338,7 +339,7 @@ static void refuse(struct vol_request *request, uint32_t status, int error) {
 
 static void on_missing_chunk(struct vol_request *request) {
     if (request->kind == VOL_WRITE || request->kind == VOL_WRITE_ZERO_DATA ||
-        request->kind == VOL_COMPARE_AND_WRITE) {
+        request->kind == VOL_COMPARE_AND_WRITE || vol_clone_names_source(request)) {
         refuse(request, curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_CHUNK_NOTEXIST, -EIO);
         return;
     }

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "gateway/proto/nameserver2.pb.h"
 #include "volume/client.h"
+#include "volume/clone.h"
 #include "volume/volume.h"
 
 // One attempt at the metadata servers; repeated while somebody waits.
@@ -48,14 +49,14 @@ static struct vol_segment *segment_get(struct cg_volume *volume, uint64_t index)
 }
 
 // Whether the transfer needs the segment to exist.
-static bool allocates(const struct vol_transfer *transfer) {
+static bool allocates(const struct vol_transfer *transfer, const struct vol_segment *segment) {
     switch (transfer->kind) {
     case VOL_WRITE:
     case VOL_COMPARE_AND_WRITE:
         return true;
     case VOL_WRITE_ZEROES:
     case VOL_WRITE_ZERO_DATA:
-        return transfer->no_hole;
+        return transfer->no_hole || vol_clone_has(transfer->volume, segment->index);
     default:
         return false;
     }
@@ -77,7 +78,7 @@ enum vol_found vol_segment_find(struct vol_transfer *transfer, uint64_t chunk_in
         *chunk = &segment->chunks[chunk_index % volume->chunks_per_segment];
         return VOL_FOUND_CHUNK;
     }
-    if (segment->state == VOL_SEGMENT_HOLE && !allocates(transfer)) {
+    if (segment->state == VOL_SEGMENT_HOLE && !allocates(transfer, segment)) {
         return VOL_FOUND_HOLE;
     }
     vol_transfer_wait(transfer, &segment->waiters, false);
@@ -85,7 +86,7 @@ enum vol_found vol_segment_find(struct vol_transfer *transfer, uint64_t chunk_in
         return VOL_FOUND_ERROR;
     }
     if (segment->call == NULL) {
-        fetch(segment, allocates(transfer));
+        fetch(segment, allocates(transfer, segment));
     }
     return VOL_FOUND_WAIT;
 }
@@ -117,7 +118,7 @@ static void fail_allocation(struct vol_segment *segment, int error) {
     cg_list_splice_back(&ready, &segment->waiters);
     while (!cg_list_empty(&ready)) {
         struct vol_transfer *transfer = CG_CONTAINER_OF(ready.next, struct vol_transfer, node);
-        if (error != -ENOSPC || allocates(transfer)) {
+        if (error != -ENOSPC || allocates(transfer, segment)) {
             vol_transfer_fail(transfer, error);
         } else {
             vol_transfer_advance(transfer);
@@ -211,10 +212,12 @@ static int take_chunks(struct vol_segment *segment, const struct cg_mds_call *ca
 
 static void on_hole(struct vol_segment *segment) {
     end_call(segment);
-    // Only the exclusive writer may remember it: for others it changes without their knowing.
+    // Only the exclusive writer may remember it: for others it changes without their knowing, as it
+    // does for everybody where a clone is being filled.
     segment->state = VOL_SEGMENT_HOLE;
     vol_segment_wake(segment);
-    if (!segment->volume->exclusive && segment->state == VOL_SEGMENT_HOLE) {
+    bool lasting = segment->volume->exclusive && !vol_clone_has(segment->volume, segment->index);
+    if (!lasting && segment->state == VOL_SEGMENT_HOLE) {
         segment->state = VOL_SEGMENT_UNKNOWN;
     }
 }
@@ -227,6 +230,11 @@ static void on_segment(struct cg_mds_call *call, int result) {
         return;
     }
     if (call->status == curve_mds_StatusCode_kSegmentNotAllocated) {
+        if (CG_CONTAINER_OF(call, struct vol_segment_call, mds)->had_source &&
+            !vol_clone_has(volume, segment->index)) {
+            again(segment, call->allocate); // the clone has been filled since it was asked
+            return;
+        }
         on_hole(segment);
         return;
     }
@@ -257,6 +265,7 @@ static void fetch(struct vol_segment *segment, bool allocate) {
         return;
     }
     holder->segment = segment;
+    holder->had_source = vol_clone_has(volume, segment->index);
     struct cg_mds_call *call = &holder->mds;
     segment->call = call;
     call->mds = &volume->client->mds;

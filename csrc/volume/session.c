@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "gateway/proto/nameserver2.pb.h"
 #include "volume/client.h"
+#include "volume/clone.h"
 #include "volume/session.h"
 #include "volume/volume.h"
 
@@ -83,6 +84,7 @@ static bool take_file(struct cg_volume *volume, const struct cg_mds_file *file) 
         cg_log(CG_LOG_INFO, "%s: %" PRIu64 " bytes now", volume->path, file->length);
         volume->size = file->length;
     }
+    vol_clone_update(volume, file->status);
     return true;
 }
 

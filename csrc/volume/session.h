@@ -13,6 +13,13 @@ void vol_session_take(struct cg_volume *volume, const struct cg_mds_call *call);
 void vol_session_begin(struct cg_volume *volume);
 void vol_session_end(struct cg_volume *volume);
 
+// A volume that is not open yet, of options that have been checked. 0 or -ENOMEM.
+int vol_create(struct cg_client *client, const struct cg_volume_options *options,
+               struct cg_volume **out);
+
+// Takes the volume's shape from what the metadata server tells. False: it makes no sense.
+bool vol_take_file(struct cg_volume *volume, const struct cg_mds_file *file);
+
 // Closes the volume on the driver and frees it; the caller's thread waits.
 void vol_close_and_wait(struct cg_volume *volume);
 

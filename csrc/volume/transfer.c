@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "volume/clone.h"
 #include "volume/volume.h"
 
 // The longest piece that one request may carry.
@@ -141,6 +142,9 @@ static bool step(struct vol_transfer *transfer) {
     case VOL_FOUND_CHUNK:
         break;
     case VOL_FOUND_HOLE:
+        if (vol_clone_has(volume, piece.chunk_index / volume->chunks_per_segment)) {
+            return vol_clone_pass(transfer);
+        }
         pass_hole(transfer, piece.length);
         return true;
     case VOL_FOUND_WAIT:

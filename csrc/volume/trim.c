@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "gateway/proto/nameserver2.pb.h"
 #include "volume/client.h"
+#include "volume/clone.h"
 #include "volume/volume.h"
 
 #define BITMAPS_MAX     256U // 8 MiB with segments of 1 GiB
@@ -64,7 +65,8 @@ static void arm(struct vol_trim *trim) {
 }
 
 void vol_trim_mark(struct vol_segment *segment, uint64_t offset, uint64_t length) {
-    if (!segment->volume->exclusive) {
+    // Given back, a segment of a clone would read as the source's.
+    if (!segment->volume->exclusive || vol_clone_has(segment->volume, segment->index)) {
         return;
     }
     uint64_t first = (offset + VOL_BLOCK - 1) / VOL_BLOCK;

