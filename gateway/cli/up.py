@@ -190,6 +190,7 @@ def _ready(
         "mds_grpc": mds_grpc,
         "chunkserver": chunkserver,
         "nbd": endpoint.uri() if endpoint else None,
+        "nbd_of_name": endpoint.uri("NAME") if endpoint else None,
         "volumes": {name: endpoint.uri(name) if endpoint else None for name in names},
         "read_only": plan.read_only,
         "plugin": plan.plugin,
@@ -205,7 +206,9 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
         click.echo(f"  volume       {name}{mode}: {uri}")
     uris = [uri for uri in ready["volumes"].values() if uri]
     if ready["nbd"] and not uris:
-        click.echo(f"  NBD          {ready['nbd']}NAME for a volume NAME (copygate volume create)")
+        click.echo(
+            f"  NBD          {ready['nbd_of_name']} for a volume NAME: copygate volume create NAME SIZE"
+        )
     if uris:
         uri = shlex.quote(uris[0])
         click.echo("Try:")
