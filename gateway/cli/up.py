@@ -206,9 +206,7 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
         click.echo(f"  volume       {name}{mode}: {uri}")
     uris = [uri for uri in ready["volumes"].values() if uri]
     if ready["nbd"] and not uris:
-        click.echo(
-            f"  NBD          {ready['nbd_of_name']} for a volume NAME: copygate volume create NAME SIZE"
-        )
+        click.echo(f"  NBD          {ready['nbd_of_name']}  (copygate volume create NAME SIZE)")
     if uris:
         uri = shlex.quote(uris[0])
         click.echo("Try:")
