@@ -4,12 +4,13 @@
 // without a request (docs/decisions/0005-local-reads.md). The chunkserver writes it, clients map it
 // read-only; both sides use only what is here.
 //
-// The map is the file "local.map" in the disk's folder: a header, then slots. A slot describes one
-// chunk that the chunkserver has open: which blocks are allocated, and the CRC-32C of each. It is a
-// seqlock: `version` is odd while the chunk's file and the slot may disagree. The chunkserver makes
-// it odd before it acknowledges a write and even again when the write is in the file, so a reader
-// that finds the same even version before and after has read what was acknowledged, and nothing
-// older.
+// The map has two parts. The header is the file "local.map" in the disk's folder, where a successor
+// finds it when its predecessor was killed; it is stored to rarely. The slots are anonymous memory
+// (memfd), stored to with every write. A slot describes one chunk that the chunkserver has open:
+// which blocks are allocated, and the CRC-32C of each. It is a seqlock: `version` is odd while the
+// chunk's file and the slot may disagree. The chunkserver makes it odd before it acknowledges a
+// write and even again when the write is in the file, so a reader that finds the same even version
+// before and after has read what was acknowledged, and nothing older.
 //
 // A reader must give up (and send a request, which is always right) when
 //  - header.closed is set: the chunkserver has ended. The next one to open the folder sets it for a

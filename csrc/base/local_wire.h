@@ -14,9 +14,11 @@
 #include <sys/un.h>
 
 enum cg_local_question {
-    CG_LOCAL_ASK_MAP = 1,   // answered with the map's descriptor
+    CG_LOCAL_ASK_MAP = 1,   // answered with the descriptors of the map's header and of its slots
     CG_LOCAL_ASK_CHUNK = 2, // answered with a chunk file's descriptor and its slot
 };
+
+#define CG_LOCAL_FDS_MAX 2U // descriptors with one answer
 
 struct cg_local_ask {
     uint32_t question;

@@ -24,8 +24,11 @@ static int make_slots(struct cg_store *store) {
                                            CG_CHUNK_DATA_OFFSET, &store->share);
         if (result == 0) {
             store->slots = cg_local_share_slot(store->share, 0);
+            return 0;
         }
-        return result;
+        store->share = NULL;
+        cg_log(CG_LOG_WARNING, "no local reads: cannot make the map for them: %s",
+               strerror(-result));
     }
     // Untouched slots take no memory.
     void *map = mmap(NULL, slots_length(store), PROT_READ | PROT_WRITE,

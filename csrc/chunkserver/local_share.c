@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -26,8 +27,9 @@ struct door_connection {
 struct cg_local_share {
     struct cg_local_header *header;
     struct cg_local_slot *slots;
-    size_t map_length;
-    int map_fd; // read-only: what clients get
+    size_t slots_length;
+    int header_fd; // these two are read-only: what clients get
+    int slots_fd;
     struct cg_reactor *reactor;
     struct cg_watch listener;
     struct cg_list connections;
@@ -63,27 +65,48 @@ static int close_predecessor(int folder) {
     return result;
 }
 
-static int make_map(struct cg_local_share *share, int folder, uint32_t slots) {
+// Maps `length` bytes of `fd` for writing and reopens it for clients, read-only.
+static int map_and_reopen(int fd, size_t length, void **map, int *read_only) {
+    *map = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (*map == MAP_FAILED) {
+        *map = NULL;
+        return -errno;
+    }
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    *read_only = open(path, O_RDONLY | O_CLOEXEC);
+    return *read_only < 0 ? -errno : 0;
+}
+
+static int make_header(struct cg_local_share *share, int folder) {
     int fd = openat(folder, MAP_NAME, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) {
         return -errno;
     }
-    share->map_length =
-        sizeof(struct cg_local_header) + (size_t)slots * sizeof(struct cg_local_slot);
-    void *map = MAP_FAILED;
-    // Reserved, not sparse: a full disk must not become a SIGBUS at a store into the map.
-    if (fallocate(fd, 0, 0, (off_t)share->map_length) == 0) {
-        map = mmap(NULL, share->map_length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    }
-    int saved = errno;
-    close(fd);
-    if (map == MAP_FAILED) {
-        return -saved;
+    // Allocated, not sparse: a full disk must not become a SIGBUS at a store into the map.
+    int result = -posix_fallocate(fd, 0, sizeof(struct cg_local_header));
+    void *map = NULL;
+    if (result == 0) {
+        result = map_and_reopen(fd, sizeof(struct cg_local_header), &map, &share->header_fd);
     }
     share->header = map;
-    share->slots = (struct cg_local_slot *)(share->header + 1);
-    share->map_fd = openat(folder, MAP_NAME, O_RDONLY | O_CLOEXEC);
-    return share->map_fd < 0 ? -errno : 0;
+    close(fd);
+    return result;
+}
+
+static int make_slots(struct cg_local_share *share) {
+    int fd = memfd_create("copygate-local-slots", MFD_CLOEXEC);
+    if (fd < 0) {
+        return -errno;
+    }
+    void *map = NULL;
+    int result = ftruncate(fd, (off_t)share->slots_length) == 0 ? 0 : -errno;
+    if (result == 0) {
+        result = map_and_reopen(fd, share->slots_length, &map, &share->slots_fd);
+    }
+    share->slots = map;
+    close(fd);
+    return result;
 }
 
 int cg_local_share_create(const char *folder, uint32_t slots, uint32_t data_offset,
@@ -95,13 +118,18 @@ int cg_local_share_create(const char *folder, uint32_t slots, uint32_t data_offs
     if (share == NULL) {
         return -ENOMEM;
     }
-    share->map_fd = -1;
+    share->header_fd = -1;
+    share->slots_fd = -1;
+    share->slots_length = (size_t)slots * sizeof(struct cg_local_slot);
     share->listener.fd = -1;
     cg_list_init(&share->connections);
     int folder_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int result = folder_fd < 0 ? -errno : close_predecessor(folder_fd);
     if (result == 0) {
-        result = make_map(share, folder_fd, slots);
+        result = make_header(share, folder_fd);
+    }
+    if (result == 0) {
+        result = make_slots(share);
     }
     if (folder_fd >= 0) {
         close(folder_fd);
@@ -131,6 +159,10 @@ void cg_local_share_epoch_raised(struct cg_local_share *share) {
     atomic_fetch_add(&share->header->epoch_generation, 1);
 }
 
+void cg_local_share_lease(struct cg_local_share *share, uint64_t until_ns) {
+    atomic_store(&share->header->lease_until_ns, until_ns);
+}
+
 // ---- The door
 
 static void drop(struct door_connection *connection) {
@@ -141,25 +173,24 @@ static void drop(struct door_connection *connection) {
     free(connection);
 }
 
-// Sends the answer, with `fd` unless it is negative. A client that does not read its answers is
-// dropped.
+// Sends the answer with `count` descriptors. A client that does not read its answers is dropped.
 static bool answer(struct door_connection *connection, const struct cg_local_answer *reply,
-                   int fd) {
+                   const int *fds, size_t count) {
     struct cg_local_answer copy = *reply;
     struct iovec iov = {.iov_base = &copy, .iov_len = sizeof(copy)};
     union {
         struct cmsghdr align;
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(CG_LOCAL_FDS_MAX * sizeof(int))];
     } control = {0};
     struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
+    if (count > 0) {
         message.msg_control = control.space;
-        message.msg_controllen = sizeof(control.space);
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+        header->cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(header), fds, count * sizeof(int));
     }
     return sendmsg(connection->watch.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) ==
            (ssize_t)sizeof(copy);
@@ -169,14 +200,15 @@ static bool handle(struct door_connection *connection, const struct cg_local_ask
     struct cg_local_share *share = connection->share;
     struct cg_local_answer reply = {.tag = ask->tag, .chunk_id = ask->chunk_id};
     if (ask->question == CG_LOCAL_ASK_MAP) {
-        return answer(connection, &reply, share->map_fd);
+        int fds[] = {share->header_fd, share->slots_fd};
+        return answer(connection, &reply, fds, 2);
     }
     if (ask->question != CG_LOCAL_ASK_CHUNK) {
         return false;
     }
     int fd = share->find(share->context, ask->pool, ask->copyset, ask->chunk_id, &reply.slot);
     reply.status = fd < 0 ? fd : 0;
-    bool sent = answer(connection, &reply, fd);
+    bool sent = answer(connection, &reply, &fd, fd < 0 ? 0 : 1);
     if (fd >= 0) {
         close(fd);
     }
@@ -268,10 +300,16 @@ void cg_local_share_destroy(struct cg_local_share *share) {
     }
     if (share->header != NULL) {
         atomic_store(&share->header->closed, 1);
-        munmap(share->header, share->map_length);
+        munmap(share->header, sizeof(struct cg_local_header));
     }
-    if (share->map_fd >= 0) {
-        close(share->map_fd);
+    if (share->slots != NULL) {
+        munmap(share->slots, share->slots_length);
+    }
+    if (share->header_fd >= 0) {
+        close(share->header_fd);
+    }
+    if (share->slots_fd >= 0) {
+        close(share->slots_fd);
     }
     free(share);
 }

@@ -26,7 +26,7 @@
 struct local_map {
     const struct cg_local_header *header;
     const struct cg_local_slot *slots;
-    size_t length;
+    size_t slots_length;
     struct local_map *next_retired;
     unsigned retired_phase;
 };
@@ -166,7 +166,12 @@ static void chunk_free(struct local_chunk *chunk) {
 }
 
 static void map_free(struct local_map *map) {
-    munmap((void *)(uintptr_t)map->header, map->length);
+    if (map->header != NULL) {
+        munmap((void *)(uintptr_t)map->header, sizeof(struct cg_local_header));
+    }
+    if (map->slots != NULL) {
+        munmap((void *)(uintptr_t)map->slots, map->slots_length);
+    }
     free(map);
 }
 
@@ -235,32 +240,36 @@ static bool ask(struct cg_local_door *door, struct cg_local_ask what, uint64_t k
     return true;
 }
 
-static bool map_fits(const struct local_map *map) {
-    const struct cg_local_header *header = map->header;
-    return header->magic == CG_LOCAL_MAGIC && header->version == CG_LOCAL_VERSION &&
-           header->slot_size == sizeof(struct cg_local_slot) &&
-           sizeof(struct cg_local_header) +
-                   (size_t)header->slot_count * sizeof(struct cg_local_slot) <=
-               map->length;
+// NULL when the file is shorter than `length` or cannot be mapped: a store past its end would be a
+// SIGBUS.
+static const void *map_file(int fd, size_t length) {
+    struct stat info;
+    if (fstat(fd, &info) != 0 || info.st_size < (off_t)length) {
+        return NULL;
+    }
+    void *memory = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, 0);
+    return memory == MAP_FAILED ? NULL : memory;
 }
 
-static void install_map(struct cg_local_door *door, int fd) {
-    struct stat info;
+static bool map_parts(struct local_map *map, int header_fd, int slots_fd) {
+    map->header = map_file(header_fd, sizeof(struct cg_local_header));
+    const struct cg_local_header *header = map->header;
+    if (header == NULL || header->magic != CG_LOCAL_MAGIC || header->version != CG_LOCAL_VERSION ||
+        header->slot_size != sizeof(struct cg_local_slot) ||
+        header->slot_count > CG_LOCAL_SLOTS_MAX) {
+        return false;
+    }
+    map->slots_length = (size_t)header->slot_count * sizeof(struct cg_local_slot);
+    map->slots = map_file(slots_fd, map->slots_length);
+    return map->slots != NULL;
+}
+
+static void install_map(struct cg_local_door *door, int header_fd, int slots_fd) {
     struct local_map *map = calloc(1, sizeof(*map));
-    if (map == NULL || fstat(fd, &info) != 0 ||
-        info.st_size < (off_t)sizeof(struct cg_local_header)) {
-        free(map);
+    if (map == NULL) {
         return;
     }
-    map->length = (size_t)info.st_size;
-    void *memory = mmap(NULL, map->length, PROT_READ, MAP_SHARED, fd, 0);
-    if (memory == MAP_FAILED) {
-        free(map);
-        return;
-    }
-    map->header = memory;
-    map->slots = (const struct cg_local_slot *)(map->header + 1);
-    if (!map_fits(map) || atomic_load(&door->map) != NULL) {
+    if (!map_parts(map, header_fd, slots_fd) || atomic_load(&door->map) != NULL) {
         cg_log(CG_LOG_WARNING, "local reads: %s: a map that does not fit; not used", door->name);
         map_free(map);
         return;
@@ -291,60 +300,68 @@ static void install_chunk(struct cg_local_door *door, const struct question *que
     atomic_store(&reader->table[index], chunk);
 }
 
-static void take_answer(struct cg_local_door *door, const struct cg_local_answer *answer, int fd) {
+// Uses the descriptors that came along; those left in `fds` (not -1) are closed by the caller.
+static void take_answer(struct cg_local_door *door, const struct cg_local_answer *answer,
+                        int fds[CG_LOCAL_FDS_MAX]) {
     for (unsigned i = 0; i < door->asks; i++) {
         if (door->asked[i].ask.tag != answer->tag) {
             continue;
         }
         struct question question = door->asked[i];
         door->asked[i] = door->asked[--door->asks];
-        if (fd < 0 || answer->status != 0 || question.voided) {
-            break;
-        }
-        if (question.ask.question == CG_LOCAL_ASK_CHUNK) {
-            install_chunk(door, &question, answer->slot, fd);
+        if (fds[0] < 0 || answer->status != 0 || question.voided) {
             return;
         }
-        install_map(door, fd);
-        break;
-    }
-    if (fd >= 0) {
-        close(fd);
+        if (question.ask.question == CG_LOCAL_ASK_CHUNK) {
+            install_chunk(door, &question, answer->slot, fds[0]);
+            fds[0] = -1;
+        } else if (fds[1] >= 0) {
+            install_map(door, fds[0], fds[1]);
+        }
+        return;
     }
 }
 
+// Receives one answer. False: none now, or the door is shut (and was reset).
+static bool receive_answer(struct cg_local_door *door) {
+    struct cg_local_answer answer;
+    struct iovec iov = {.iov_base = &answer, .iov_len = sizeof(answer)};
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(CG_LOCAL_FDS_MAX * sizeof(int))];
+    } control;
+    struct msghdr message = {.msg_iov = &iov,
+                             .msg_iovlen = 1,
+                             .msg_control = control.space,
+                             .msg_controllen = sizeof(control.space)};
+    ssize_t length = recvmsg(door->watch.fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (length < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return false;
+    }
+    int fds[CG_LOCAL_FDS_MAX] = {-1, -1};
+    struct cmsghdr *header = length > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+        header->cmsg_len <= CMSG_LEN(sizeof(fds))) {
+        memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
+    }
+    bool whole = length == (ssize_t)sizeof(answer);
+    if (whole) {
+        take_answer(door, &answer, fds);
+    }
+    for (unsigned i = 0; i < CG_LOCAL_FDS_MAX; i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
+    }
+    if (!whole) {
+        cg_local_door_reset(door);
+    }
+    return whole;
+}
+
 static void door_ready(struct cg_watch *watch, uint32_t events) {
-    struct cg_local_door *door = CG_CONTAINER_OF(watch, struct cg_local_door, watch);
     (void)events;
-    for (;;) {
-        struct cg_local_answer answer;
-        struct iovec iov = {.iov_base = &answer, .iov_len = sizeof(answer)};
-        union {
-            struct cmsghdr align;
-            char space[CMSG_SPACE(sizeof(int))];
-        } control;
-        struct msghdr message = {.msg_iov = &iov,
-                                 .msg_iovlen = 1,
-                                 .msg_control = control.space,
-                                 .msg_controllen = sizeof(control.space)};
-        ssize_t length = recvmsg(watch->fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (length < 0 && (errno == EAGAIN || errno == EINTR)) {
-            return;
-        }
-        int fd = -1;
-        struct cmsghdr *header = length > 0 ? CMSG_FIRSTHDR(&message) : NULL;
-        if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-            header->cmsg_len == CMSG_LEN(sizeof(int))) {
-            memcpy(&fd, CMSG_DATA(header), sizeof(fd));
-        }
-        if (length != (ssize_t)sizeof(answer)) {
-            if (fd >= 0) {
-                close(fd);
-            }
-            cg_local_door_reset(door);
-            return;
-        }
-        take_answer(door, &answer, fd);
+    while (receive_answer(CG_CONTAINER_OF(watch, struct cg_local_door, watch))) {
     }
 }
 

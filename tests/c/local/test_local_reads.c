@@ -192,9 +192,7 @@ static void a_raised_epoch_stops_reads_until_a_request_is_accepted(void **state)
 static void the_lease_of_the_leader_ends_reads(void **state) {
     struct store *store = *state;
     uint8_t data[BLOCK];
-    struct cg_local_header *header =
-        (struct cg_local_header *)cg_local_share_slot(store->share, 0) - 1;
-    atomic_store(&header->lease_until_ns, cg_boottime_ns() + 20 * CG_NS_PER_MS);
+    cg_local_share_lease(store->share, cg_boottime_ns() + 20 * CG_NS_PER_MS);
     assert_int_equal(try_read(store, data, 0, 1), 0);
     spin(store, 25);
     assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
