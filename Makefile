@@ -109,7 +109,7 @@ format: $(VENV)/.ready $(VENV)/.deps-lint ## Format Python and C
 	$(BIN)/ruff format .
 	clang-format-14 -i $(C_FILES)
 
-bench: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-bench ## Measure, and print ratios to the same machine's own limits
+bench: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-bench $(BUILD)/c/build.ninja ## Measure, and print ratios to the same machine's own limits
 	$(BIN)/python bench/run.py
 
 $(BUILD)/fuzz/build.ninja: $(VENV)/.ready $(VENV)/.deps-fuzz

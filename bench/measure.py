@@ -10,13 +10,15 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from support.tools import COPYGATE, fio_raw, run, which
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_PF_KTHREAD = 0x00200000
+_SPLIT = "tests/c/volume/bench_split"
 
 
 def process_cpu_seconds(pid: int) -> float:
@@ -30,6 +32,18 @@ def machine_busy_seconds() -> float:
     fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     user, nice, system, _idle, _iowait, irq, softirq, steal = fields
     return (user + nice + system + irq + softirq + steal) / _TICK
+
+
+def other_programs_seconds(ours: Collection[int]) -> float:
+    """CPU time of all processes but the kernel's threads and `ours`, this one among them."""
+    total = 0.0
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) not in ours:
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if not int(fields[6]) & _PF_KTHREAD:
+                    total += (int(fields[11]) + int(fields[12])) / _TICK
+    return total
 
 
 def memory_bytes(pids: Sequence[int]) -> tuple[int, int]:
@@ -52,6 +66,8 @@ class Result:
     latency_us: dict[str, float]
     cpu_us: dict[str, float]
     machine_us: float
+    # Cores that programs which have nothing to do with it took meanwhile: what spoils figures.
+    disturbance: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,6 +79,9 @@ class CpuMeter:
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = dict(pids)
+        self._known = {*self._pids.values(), os.getpid()}
+        self._others = other_programs_seconds(self._known)
+        self._began = time.monotonic()
         self._before = self._now()
 
     def _now(self) -> dict[str, float]:
@@ -73,6 +92,11 @@ class CpuMeter:
             "client": usage.ru_utime + usage.ru_stime,
             "machine": machine_busy_seconds(),
         }
+
+    def disturbance(self) -> float:
+        """Cores that other programs took since; less than the truth if some ended meanwhile."""
+        taken = other_programs_seconds(self._known) - self._others
+        return max(0.0, taken / (time.monotonic() - self._began))
 
     def per_io(self, ios: int) -> dict[str, float]:
         """Microseconds an IO since the meter was made."""
@@ -102,7 +126,8 @@ class Job:
         return words
 
 
-def _result(job: dict[str, Any], cpu: dict[str, float]) -> Result:
+def _result(job: dict[str, Any], meter: CpuMeter) -> Result:
+    cpu = meter.per_io(_total(job))
     side = job["read"] if job["read"]["total_ios"] else job["write"]
     percentiles = side["clat_ns"].get("percentile", {})
     latency = {
@@ -111,7 +136,7 @@ def _result(job: dict[str, Any], cpu: dict[str, float]) -> Result:
         if key in percentiles
     }
     machine = cpu.pop("machine")
-    return Result(side["iops"], side["bw_bytes"], latency, cpu, machine)
+    return Result(side["iops"], side["bw_bytes"], latency, cpu, machine, meter.disturbance())
 
 
 def _total(job: dict[str, Any]) -> int:
@@ -125,7 +150,7 @@ def fio_nbd(uri: str, job: Job, pids: Mapping[str, int], workdir: Path) -> Resul
         "--name=bench", "--ioengine=nbd", f"--uri={uri}", *job.options(), workdir=workdir,
         timeout=900,
     )  # fmt: skip
-    return _result(done, meter.per_io(_total(done)))
+    return _result(done, meter)
 
 
 def fio_disk(path: Path, job: Job, workdir: Path) -> Result:
@@ -135,7 +160,7 @@ def fio_disk(path: Path, job: Job, workdir: Path) -> Result:
         options.append("--sync=dsync")
     meter = CpuMeter({})
     done = fio_raw(*options, *job.options(), workdir=workdir, timeout=900)
-    return _result(done, meter.per_io(_total(done)))
+    return _result(done, meter)
 
 
 def core_bench(
@@ -159,7 +184,18 @@ def core_bench(
         {name: value / 1000 for name, value in (latency or {}).items()},
         cpu,
         machine,
+        meter.disturbance(),
     )
+
+
+def split_nanoseconds(build: Path) -> dict[str, float] | None:
+    """The microbenchmark of the splitter in a build folder of meson; None if there is none."""
+    if not (build / "build.ninja").exists():
+        return None
+    run("ninja", "-C", build, _SPLIT, timeout=600)
+    printed = run(build / _SPLIT, timeout=120, status=None).stdout
+    found = re.search(r"read (\d+) ns, write (\d+) ns", printed)
+    return {"read_ns": float(found[1]), "write_ns": float(found[2])} if found else None
 
 
 def count_system_calls(pid: int, seconds: float) -> int | None:
@@ -226,6 +262,7 @@ def median_result(results: Sequence[Result]) -> Result:
         {k: middle(lambda r, k=k: r.latency_us.get(k, 0.0)) for k in first.latency_us},  # type: ignore[misc]
         {k: middle(lambda r, k=k: r.cpu_us.get(k, 0.0)) for k in first.cpu_us},  # type: ignore[misc]
         middle(lambda r: r.machine_us),
+        max(result.disturbance for result in results),
     )
 
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from daily import measure_up
 from loads import Loads
+from measure import split_nanoseconds
 from targets import Target, judge, print_details, print_targets
 
 
@@ -68,7 +69,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=None, help="of one run (5; quick 2)")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="JSON report")
-    parser.add_argument("--only", default="", help="comma-separated: random,sequential,up,core")
+    parser.add_argument("--only", default="", help="of random,sequential,up,split; commas between")
+    parser.add_argument("--build", type=Path, default=Path("build/c"), help="meson's build folder")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
     arguments = parser.parse_args()
     seconds = arguments.seconds or (2.0 if arguments.quick else 5.0)
@@ -81,12 +83,14 @@ def main() -> int:
     targets: list[Target] = []
     details: dict[str, Any] = {}
     try:
-        if not only or only & {"random", "sequential", "core"}:
+        if not only or only & {"random", "sequential"}:
             with Loads(folder, rounds=arguments.rounds, seconds=seconds) as loads:
-                if not only or only & {"random", "core"}:
+                if not only or "random" in only:
                     details |= loads.random()
                 if not only or "sequential" in only:
                     details |= loads.sequential(sustained_bytes(arguments.quick))
+        if (not only or "split" in only) and (split := split_nanoseconds(arguments.build)):
+            details["split"] = split
         if not only or "up" in only:
             details["up"] = measure_up(folder, quick=arguments.quick)
         targets = judge(details)
@@ -94,6 +98,17 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     print_details(details)
     print_targets(targets)
+    disturbance = max(
+        (
+            result["disturbance"]
+            for name, found in details.items()
+            if name not in {"up", "split"}
+            for kind, result in found.items()
+            if kind != "system calls"
+        ),
+        default=0.0,
+    )
+    print(f"Other programs took up to {disturbance:.2f} of {about['cores']} cores meanwhile.")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": about, "targets": [t.as_dict() for t in targets], "details": details}
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
