@@ -7,7 +7,8 @@
 #define CHUNK   ((uint64_t)MIB)
 #define SEGMENT (4 * CHUNK)
 
-// The source has the segments 0, 2, 3, and 5; the clone was made when it had 5 segments.
+// The source has the segments 0, 2, 3, and by now 5 and 200; it had the length of 5 segments when
+// it was cloned.
 static struct bench *clone_bench(uint64_t stripe_unit) {
     struct bench *bench = bench_new(false);
     struct fake *fake = &bench->fake;
@@ -22,6 +23,7 @@ static struct bench *clone_bench(uint64_t stripe_unit) {
     fake_fill_source(fake, 2, 0xb0);
     fake_fill_source(fake, 3, 0xc0);
     fake_fill_source(fake, 5, 0xd0);
+    fake_fill_source(fake, 200, 0xe0);
     return bench;
 }
 
