@@ -238,9 +238,9 @@ static void a_clone_that_is_complete_leaves_its_source_alone(void **state) {
     copy_segment(bench, 3, 0x20);
     pthread_mutex_lock(&bench->fake.lock);
     bench->fake.file_status = curve_mds_FileStatus_kFileCloned;
-    unsigned refreshes = bench->fake.refreshes;
     pthread_mutex_unlock(&bench->fake.lock);
-    while (bench->fake.refreshes < refreshes + 2) {
+    unsigned refreshes = fake_count(&bench->fake, "RefreshSession");
+    while (fake_count(&bench->fake, "RefreshSession") < refreshes + 2) {
         usleep(10000);
     }
     assert_int_equal(cg_pread(bench->volume, &byte, 1, 0), 0);
