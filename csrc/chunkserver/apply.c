@@ -95,6 +95,7 @@ static void finish(struct cg_op *op) {
         cg_local_slot_end(chunk->slot, &chunk->slot_pending);
         cg_reads_pump(chunk);
     }
+    cg_op_unclaim(op);
     op->applied = true;
     op->store->ops_parked++;
     // The data is not needed any more, even if an earlier operation is still on its way.

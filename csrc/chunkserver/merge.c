@@ -4,12 +4,17 @@
 // make the entry, propose it.
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/crc32c.h"
 #include "chunkserver/store_internal.h"
 
 // What a record takes in the log besides its payload, at most: its share of a batch's header
 // region.
 #define RECORD_OVERHEAD 8192U
+
+// With less room than this the disk is asked for its free space more often.
+#define LOOK_OFTEN_BELOW (UINT64_C(1) << 30) // bytes of room
+#define LOOK_AGAIN_NS    (5 * CG_NS_PER_MS)
 
 // ---- Into the log
 
@@ -52,6 +57,24 @@ static bool new_blocks(const struct cg_op *op) {
            cg_blockmap_count(op->chunk->slot->allocated, op->first, op->count) < op->count;
 }
 
+// Whether the entry's new blocks will find room when it is applied, whatever was promised before
+// it.
+static bool space_for(struct cg_op *op) {
+    struct cg_store *store = op->store;
+    uint64_t needed = (uint64_t)op->count * CG_BLOCK_SIZE;
+    uint64_t taken = store->options.reserve_bytes + store->claimed_bytes + needed;
+    // Others take space too, the log's growth among them: near the end a second is a long time.
+    if (store->free_bytes < taken + LOOK_OFTEN_BELOW &&
+        cg_reactor_now(store->reactor) - store->looked_ns > LOOK_AGAIN_NS) {
+        cg_store_look_at_space(store);
+    }
+    if (store->stalled_count > 0 || store->free_bytes < taken) {
+        return false;
+    }
+    op->claimed = (uint32_t)needed;
+    return true;
+}
+
 // SUCCESS, or why the entry cannot be logged now.
 static cg_status admit(struct cg_op *op) {
     struct cg_store *store = op->store;
@@ -61,15 +84,13 @@ static cg_status admit(struct cg_op *op) {
     if (op->chunk != NULL && op->request.sn != 0 && op->request.sn < op->chunk->sn) {
         return STATUS(BACKWARD);
     }
-    if (op->chunk != NULL && new_blocks(op) &&
-        (store->stalled_count > 0 || store->free_bytes < store->options.reserve_bytes +
-                                                             store->logging_bytes +
-                                                             (uint64_t)op->count * CG_BLOCK_SIZE)) {
+    if (op->chunk != NULL && new_blocks(op) && !space_for(op)) {
         return STATUS(NOSPACE);
     }
     op->logged = op->payload_length + RECORD_OVERHEAD;
     if (cg_wal_used(store->wal) + store->logging_bytes + op->logged > cg_wal_capacity(store->wal)) {
         op->logged = 0;
+        op->claimed = 0;
         cg_store_checkpoint(store);
         return STATUS(OVERLOAD);
     }
@@ -85,6 +106,7 @@ static void propose(struct cg_op *op) {
         return;
     }
     store->logging_bytes += op->logged;
+    store->claimed_bytes += op->claimed;
     store->proposals++;
     if (op->chunk != NULL && op->request.sn > op->chunk->sn) {
         op->chunk->sn = op->request.sn;

@@ -44,6 +44,7 @@ struct cg_op *cg_op_alloc(struct cg_store *store) {
     op->apply_step = 0;
     op->apply_done = 0;
     op->logged = 0;
+    op->claimed = 0;
     op->file = NULL;
     op->close_there = false;
     op->entry.flags = 0;
@@ -51,7 +52,13 @@ struct cg_op *cg_op_alloc(struct cg_store *store) {
     return op;
 }
 
+void cg_op_unclaim(struct cg_op *op) {
+    op->store->claimed_bytes -= op->claimed;
+    op->claimed = 0;
+}
+
 void cg_op_free(struct cg_op *op) {
+    cg_op_unclaim(op);
     assert(cg_list_empty(&op->attached));
     cg_buffer_unref(op->buffer);
     cg_buffer_unref(op->scratch);

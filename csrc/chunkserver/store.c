@@ -33,6 +33,7 @@ void cg_store_look_at_space(struct cg_store *store) {
         cg_log(CG_LOG_WARNING, "cannot ask for the disk's free space: %s", strerror(-result));
         return;
     }
+    store->looked_ns = cg_reactor_now(store->reactor);
     store->free_bytes = free_bytes;
     store->total_bytes = total_bytes;
 }
