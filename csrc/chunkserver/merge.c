@@ -85,7 +85,9 @@ static cg_status admit(struct cg_op *op) {
         return STATUS(BACKWARD);
     }
     if (op->chunk != NULL && new_blocks(op) && !space_for(op)) {
-        return STATUS(NOSPACE);
+        // Space that was given back a moment ago counts as soon as the holes are made.
+        return store->freeing_count > 0 && store->stalled_count == 0 ? STATUS(OVERLOAD)
+                                                                     : STATUS(NOSPACE);
     }
     op->logged = op->payload_length + RECORD_OVERHEAD;
     if (cg_wal_used(store->wal) + store->logging_bytes + op->logged > cg_wal_capacity(store->wal)) {
@@ -107,6 +109,11 @@ static void propose(struct cg_op *op) {
     }
     store->logging_bytes += op->logged;
     store->claimed_bytes += op->claimed;
+    if (op->entry.type == CG_ENTRY_DELETE ||
+        (op->entry.type == CG_ENTRY_ZERO && (op->entry.flags & CG_ENTRY_KEEP) == 0)) {
+        op->freeing = true;
+        store->freeing_count++;
+    }
     store->proposals++;
     if (op->chunk != NULL && op->request.sn > op->chunk->sn) {
         op->chunk->sn = op->request.sn;

@@ -45,6 +45,7 @@ struct cg_op *cg_op_alloc(struct cg_store *store) {
     op->apply_done = 0;
     op->logged = 0;
     op->claimed = 0;
+    op->freeing = false;
     op->file = NULL;
     op->close_there = false;
     op->entry.flags = 0;
@@ -55,6 +56,8 @@ struct cg_op *cg_op_alloc(struct cg_store *store) {
 void cg_op_unclaim(struct cg_op *op) {
     op->store->claimed_bytes -= op->claimed;
     op->claimed = 0;
+    op->store->freeing_count -= op->freeing ? 1 : 0;
+    op->freeing = false;
 }
 
 void cg_op_free(struct cg_op *op) {

@@ -151,6 +151,7 @@ struct cg_op {
     uint32_t apply_done; // bytes of the present step
     uint32_t logged;     // bytes that it takes in the log
     uint32_t claimed;    // of store->claimed_bytes
+    bool freeing;        // counted in store->freeing_count
     struct cg_chunk_file *file;
     bool close_there; // a deletion closes the file on the pool thread: we hold the last reference
     struct cg_file_op file_op;
@@ -250,6 +251,7 @@ struct cg_store {
 
     uint64_t logging_bytes; // proposed, not yet committed
     uint64_t claimed_bytes; // new blocks of what was proposed and is not in the chunk files yet
+    uint32_t freeing_count; // operations that give space back once they are applied
     uint64_t looked_ns;     // when free_bytes was asked for
     uint64_t proposals;
     uint64_t free_bytes; // as of the last look, less what was allocated since
@@ -301,7 +303,7 @@ void cg_reads_fail(struct cg_chunk *chunk, cg_status status);
 // ---- mutate.c
 struct cg_op *cg_op_alloc(struct cg_store *store);
 void cg_op_free(struct cg_op *op);
-// Its new blocks are in the chunk file, or will never be.
+// Its new blocks are in the chunk file, or will never be; the space it gives back is back.
 void cg_op_unclaim(struct cg_op *op);
 // Calls `done` of the operation and of those attached to it.
 void cg_op_answer(struct cg_op *op, cg_status status);
