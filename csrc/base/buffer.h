@@ -16,11 +16,11 @@
 struct cg_buffer_pool;
 
 struct cg_buffer {
-    uint8_t *data;      // capacity bytes, aligned to CG_BUFFER_ALIGNMENT
-    uint32_t capacity;  // bytes, a multiple of CG_BUFFER_ALIGNMENT
-    uint32_t refs;      // owner thread only
+    uint8_t *data;     // capacity bytes, aligned to CG_BUFFER_ALIGNMENT
+    uint32_t capacity; // bytes, a multiple of CG_BUFFER_ALIGNMENT
+    uint32_t refs;     // owner thread only
     struct cg_buffer_pool *pool;
-    struct cg_buffer *next_free;  // pool's
+    struct cg_buffer *next_free; // pool's
 };
 
 // A pool that hands out at most `limit_bytes` at a time and keeps freed buffers for reuse.

@@ -4,8 +4,8 @@
 // (tests/c) keeps what was synced apart from what was not, so that power loss can be played at any
 // point. Code that writes durable data uses nothing but this.
 //
-// Handles are small integers, descriptors for the real disk. Paths are relative to the disk's folder.
-// All functions return 0 or a count, or a negative errno.
+// Handles are small integers, descriptors for the real disk. Paths are relative to the disk's
+// folder. All functions return 0 or a count, or a negative errno.
 #ifndef CG_BASE_DISK_H
 #define CG_BASE_DISK_H
 
@@ -22,12 +22,13 @@ struct cg_disk_ops {
     void (*close)(struct cg_disk *disk, int handle);
     int (*rename)(struct cg_disk *disk, const char *from, const char *to);
     int (*unlink)(struct cg_disk *disk, const char *path);
-    int (*mkdir)(struct cg_disk *disk, const char *path);  // 0 also when it is there already
+    int (*mkdir)(struct cg_disk *disk, const char *path); // 0 also when it is there already
     // Makes creations, renames and removals in the folder durable. "" is the disk's own folder.
     int (*sync_directory)(struct cg_disk *disk, const char *path);
-    // Calls `each` for every entry but "." and ".."; stops at the first non-zero return and returns it.
-    int (*list)(struct cg_disk *disk, const char *path, int (*each)(void *context, const char *name),
-                void *context);
+    // Calls `each` for every entry but "." and ".."; stops at the first non-zero return and returns
+    // it.
+    int (*list)(struct cg_disk *disk, const char *path,
+                int (*each)(void *context, const char *name), void *context);
     int64_t (*size)(struct cg_disk *disk, int handle);
     int (*truncate)(struct cg_disk *disk, int handle, uint64_t length);
     int (*allocate)(struct cg_disk *disk, int handle, uint64_t offset, uint64_t length);
@@ -35,7 +36,7 @@ struct cg_disk_ops {
     int64_t (*read)(struct cg_disk *disk, int handle, void *data, uint64_t length, uint64_t offset);
     int64_t (*write)(struct cg_disk *disk, int handle, const void *data, uint64_t length,
                      uint64_t offset);
-    int (*sync)(struct cg_disk *disk, int handle);  // fdatasync
+    int (*sync)(struct cg_disk *disk, int handle); // fdatasync
     // Reads what is in the page cache without blocking: bytes, or -EAGAIN when it is not all there.
     int64_t (*read_cached)(struct cg_disk *disk, int handle, const struct iovec *iov, int iovcnt,
                            uint64_t offset);
@@ -49,8 +50,9 @@ struct cg_disk {
     const struct cg_disk_ops *ops;
 };
 
-// The real disk at `folder` (must exist). An exclusive lock on the file "lock" inside it is held until
-// cg_disk_close: -EBUSY if another process holds it. `reactor` runs the asynchronous operations.
+// The real disk at `folder` (must exist). An exclusive lock on the file "lock" inside it is held
+// until cg_disk_close: -EBUSY if another process holds it. `reactor` runs the asynchronous
+// operations.
 int cg_disk_open(const char *folder, struct cg_reactor *reactor, struct cg_disk **out);
 void cg_disk_close(struct cg_disk *disk);
 

@@ -13,16 +13,15 @@ struct cg_list {
     struct cg_list *prev;
 };
 
-#define CG_CONTAINER_OF(pointer, type, member) \
-    ((type *)((char *)(pointer) - offsetof(type, member)))
+#define CG_CONTAINER_OF(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
 
-#define CG_LIST_FOREACH(position, head) \
+#define CG_LIST_FOREACH(position, head)                                                            \
     for (struct cg_list *position = (head)->next; position != (head); position = position->next)
 
 // As CG_LIST_FOREACH; `position` may be removed inside the loop (other nodes may not).
-#define CG_LIST_FOREACH_SAFE(position, following, head)                                 \
-    for (struct cg_list *position = (head)->next, *following = position->next;          \
-         position != (head); position = following, following = position->next)
+#define CG_LIST_FOREACH_SAFE(position, following, head)                                            \
+    for (struct cg_list *position = (head)->next, *following = position->next; position != (head); \
+         position = following, following = position->next)
 
 static inline void cg_list_init(struct cg_list *head) {
     head->next = head;

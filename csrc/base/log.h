@@ -12,8 +12,8 @@ enum cg_log_level {
     CG_LOG_ERROR = 3,
 };
 
-// Receives one line without a newline, at most CG_LOG_LINE_MAX bytes. May be called from any thread,
-// also from several at once.
+// Receives one line without a newline, at most CG_LOG_LINE_MAX bytes. May be called from any
+// thread, also from several at once.
 typedef void (*cg_log_sink)(void *context, enum cg_log_level level, const char *line);
 
 #define CG_LOG_LINE_MAX 1024
@@ -22,7 +22,6 @@ typedef void (*cg_log_sink)(void *context, enum cg_log_level level, const char *
 void cg_log_set_sink(cg_log_sink sink, void *context, enum cg_log_level lowest);
 
 // Formats and hands a line to the sink. Any thread.
-void cg_log(enum cg_log_level level, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+void cg_log(enum cg_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

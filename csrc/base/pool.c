@@ -33,8 +33,9 @@ static int64_t errno_of(int64_t result) {
     return result < 0 ? -errno : result;
 }
 
-// The page cache takes what one call writes in as large a piece as it can. Pieces of a MiB make the call
-// itself twice as slow and every later 4 KiB write into them as well (measured on ext4, Linux 6.18).
+// The page cache takes what one call writes in as large a piece as it can. Pieces of a MiB make the
+// call itself twice as slow and every later 4 KiB write into them as well (measured on ext4,
+// Linux 6.18).
 #define BUFFERED_SLICE (128U << 10)
 
 // Several pieces of memory stay one call: the log's batches, each call of which would be synced.

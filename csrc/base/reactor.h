@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The event loop: one per thread, nothing shared. It watches descriptors, runs timers, performs file
-// operations and takes tasks from other threads.
+// The event loop: one per thread, nothing shared. It watches descriptors, runs timers, performs
+// file operations and takes tasks from other threads.
 //
-// It waits with epoll. File reads and direct writes go to an io_uring, or to a small thread pool where
-// io_uring is refused (default container profiles) or CG_REACTOR_EPOLL asks for that; both behave alike.
-// Blocking file operations that io_uring would only hand to kernel worker threads (fsync, fallocate,
-// buffered writes) go to the thread pool in both.
+// It waits with epoll. File reads and direct writes go to an io_uring, or to a small thread pool
+// where io_uring is refused (default container profiles) or CG_REACTOR_EPOLL asks for that; both
+// behave alike. Blocking file operations that io_uring would only hand to kernel worker threads
+// (fsync, fallocate, buffered writes) go to the thread pool in both.
 //
-// Two ways to run: cg_reactor_run on a thread of its own, or cg_reactor_progress from a foreign loop
-// that polls cg_reactor_fd for input.
+// Two ways to run: cg_reactor_run on a thread of its own, or cg_reactor_progress from a foreign
+// loop that polls cg_reactor_fd for input.
 //
-// Unless it says "any thread", a function belongs to the thread that runs the reactor. Callbacks run
-// on that thread and may call anything here, except cg_reactor_destroy.
+// Unless it says "any thread", a function belongs to the thread that runs the reactor. Callbacks
+// run on that thread and may call anything here, except cg_reactor_destroy.
 #ifndef CG_BASE_REACTOR_H
 #define CG_BASE_REACTOR_H
 
@@ -25,17 +25,18 @@
 struct cg_reactor;
 
 enum cg_reactor_backend {
-    CG_REACTOR_AUTO = 0,  // io_uring for files, else threads with a line in the log that says why
+    CG_REACTOR_AUTO = 0, // io_uring for files, else threads with a line in the log that says why
     CG_REACTOR_URING = 1,
-    // Threads for files. The reactor's thread may change between calls when the callers order them with
-    // a lock of their own.
+    // Threads for files. The reactor's thread may change between calls when the callers order them
+    // with a lock of their own.
     CG_REACTOR_EPOLL = 2,
 };
 
 struct cg_reactor_options {
-    enum cg_reactor_backend backend;  // the environment's COPYGATE_REACTOR=uring|epoll overrides AUTO
-    unsigned file_depth;              // file operations in the kernel at once; 0: 256. More are queued.
-    unsigned pool_threads;            // threads for blocking file operations; 0: 2
+    enum cg_reactor_backend
+        backend;           // the environment's COPYGATE_REACTOR=uring|epoll overrides AUTO
+    unsigned file_depth;   // file operations in the kernel at once; 0: 256. More are queued.
+    unsigned pool_threads; // threads for blocking file operations; 0: 2
 };
 
 // Returns 0, -EINVAL, -ENOMEM, -EMFILE, or for CG_REACTOR_URING the error of io_uring_setup.
@@ -54,9 +55,9 @@ int cg_reactor_run(struct cg_reactor *reactor);
 // Makes cg_reactor_run return after the current iteration. Any thread; also from a callback.
 void cg_reactor_stop(struct cg_reactor *reactor);
 
-// A descriptor that is readable when cg_reactor_progress has something to do (timers and work started
-// between two calls of it included; that costs a write to an eventfd, so better call cg_reactor_progress
-// after starting work).
+// A descriptor that is readable when cg_reactor_progress has something to do (timers and work
+// started between two calls of it included; that costs a write to an eventfd, so better call
+// cg_reactor_progress after starting work).
 int cg_reactor_fd(struct cg_reactor *reactor);
 
 // Handles what is ready and returns without blocking: the number of events handled, or -errno.
@@ -76,14 +77,15 @@ struct cg_task {
     void (*run)(struct cg_task *task);
 };
 
-// Queues `task` to run once on the reactor's thread, in the order of posting per poster. Any thread;
-// lock-free; the reactor's eventfd is written only when it sleeps. The task must stay valid until run.
+// Queues `task` to run once on the reactor's thread, in the order of posting per poster. Any
+// thread; lock-free; the reactor's eventfd is written only when it sleeps. The task must stay valid
+// until run.
 void cg_reactor_post(struct cg_reactor *reactor, struct cg_task *task);
 
 // ---- Work at the end of this iteration (batching: flush the log, send what was queued)
 
 struct cg_deferred {
-    struct cg_list node;  // cg_list_init before the first use
+    struct cg_list node; // cg_list_init before the first use
     void (*run)(struct cg_deferred *deferred);
 };
 
@@ -93,14 +95,14 @@ void cg_reactor_undefer(struct cg_deferred *deferred);
 
 // ---- Descriptors (sockets, eventfds)
 
-// Edge-triggered: `ready` reports EPOLLIN/EPOLLOUT/EPOLLERR/EPOLLHUP transitions, at least one after
-// each change; read or write until EAGAIN. May be reported when nothing is there.
+// Edge-triggered: `ready` reports EPOLLIN/EPOLLOUT/EPOLLERR/EPOLLHUP transitions, at least one
+// after each change; read or write until EAGAIN. May be reported when nothing is there.
 struct cg_watch {
     int fd;
-    uint32_t events;  // EPOLLIN, EPOLLOUT, EPOLLRDHUP; EPOLLERR and EPOLLHUP always come
+    uint32_t events; // EPOLLIN, EPOLLOUT, EPOLLRDHUP; EPOLLERR and EPOLLHUP always come
     void (*ready)(struct cg_watch *watch, uint32_t events);
     struct cg_reactor *reactor;
-    uint64_t internal[4];  // the reactor's. Zero the struct before the first use.
+    uint64_t internal[4]; // the reactor's. Zero the struct before the first use.
 };
 
 // Watches `watch->fd` for `watch->events`; a condition that holds already is reported too.
@@ -108,8 +110,8 @@ struct cg_watch {
 int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
 
 // Changes what a watched descriptor is watched for; a condition that holds already is reported.
-// Returns 0 or -errno. For EPOLLOUT while a send is blocked: watched for all the time, a unix socket
-// reports it after every read of the peer.
+// Returns 0 or -errno. For EPOLLOUT while a send is blocked: watched for all the time, a unix
+// socket reports it after every read of the peer.
 int cg_reactor_rewatch(struct cg_watch *watch, uint32_t events);
 
 // Stops watching; `ready` is not called any more, and `watch` may be freed at once. Call it before
@@ -120,8 +122,8 @@ void cg_reactor_unwatch(struct cg_watch *watch);
 
 struct cg_timer {
     void (*fire)(struct cg_timer *timer);
-    uint64_t deadline_ns;  // monotonic; valid while armed
-    uint32_t heap_index;   // 0: not armed. Zero the struct before the first use.
+    uint64_t deadline_ns; // monotonic; valid while armed
+    uint32_t heap_index;  // 0: not armed. Zero the struct before the first use.
     struct cg_reactor *reactor;
 };
 
@@ -137,30 +139,31 @@ static inline bool cg_timer_armed(const struct cg_timer *timer) {
 // ---- Files
 
 enum cg_file_opcode {
-    CG_FILE_READ,       // preadv2(fd, iov, iovcnt, offset, rw_flags)
-    CG_FILE_WRITE,      // pwritev2; for O_DIRECT descriptors
-    CG_FILE_WRITE_BUFFERED,  // pwritev2 into the page cache, on the thread pool
+    CG_FILE_READ,           // preadv2(fd, iov, iovcnt, offset, rw_flags)
+    CG_FILE_WRITE,          // pwritev2; for O_DIRECT descriptors
+    CG_FILE_WRITE_BUFFERED, // pwritev2 into the page cache, on the thread pool
     CG_FILE_FDATASYNC,
     CG_FILE_FSYNC,
-    CG_FILE_FALLOCATE,        // fallocate(fd, mode, offset, length)
-    CG_FILE_SYNC_RANGE,       // sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE): start writeback
-    CG_FILE_CALL,             // call(op) on the thread pool; it sets op->result
+    CG_FILE_FALLOCATE,  // fallocate(fd, mode, offset, length)
+    CG_FILE_SYNC_RANGE, // sync_file_range(fd, offset, length, SYNC_FILE_RANGE_WRITE): start
+                        // writeback
+    CG_FILE_CALL,       // call(op) on the thread pool; it sets op->result
 };
 
 struct cg_file_op {
     enum cg_file_opcode opcode;
     int fd;
-    const struct iovec *iov;  // caller's, valid until done
+    const struct iovec *iov; // caller's, valid until done
     int iovcnt;
-    int rw_flags;     // RWF_DSYNC and the like
-    int mode;         // of fallocate
-    uint64_t offset;  // bytes
-    uint64_t length;  // bytes; fallocate, sync range
-    void (*call)(struct cg_file_op *op);  // CG_FILE_CALL: runs on a pool thread
-    void (*done)(struct cg_file_op *op);  // runs on the reactor's thread
-    int64_t result;                       // bytes, 0, or -errno; short reads and writes are passed on
-    struct cg_list node;                  // reactor's
-    uint64_t internal[2];                 // reactor's
+    int rw_flags;                        // RWF_DSYNC and the like
+    int mode;                            // of fallocate
+    uint64_t offset;                     // bytes
+    uint64_t length;                     // bytes; fallocate, sync range
+    void (*call)(struct cg_file_op *op); // CG_FILE_CALL: runs on a pool thread
+    void (*done)(struct cg_file_op *op); // runs on the reactor's thread
+    int64_t result;       // bytes, 0, or -errno; short reads and writes are passed on
+    struct cg_list node;  // reactor's
+    uint64_t internal[2]; // reactor's
 };
 
 // Starts `op`; `op->done` is called later, never from inside this call. Operations may complete in

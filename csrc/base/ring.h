@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// An io_uring for the reads and direct writes of one reactor. Its descriptor is one of those that the
-// reactor's epoll watches.
+// An io_uring for the reads and direct writes of one reactor. Its descriptor is one of those that
+// the reactor's epoll watches.
 #ifndef CG_BASE_RING_H
 #define CG_BASE_RING_H
 

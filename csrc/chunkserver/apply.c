@@ -111,13 +111,14 @@ static void finish(struct cg_op *op) {
 
 static void stall(struct cg_op *op, int error) {
     struct cg_store *store = op->store;
-    if (store->stalled_count++ == 0) {
+    if (!store->stall_told) {
+        store->stall_told = true;
         cg_log(CG_LOG_ERROR, "cannot apply a logged write now: %s; new writes are refused",
                strerror(error));
-        if (!store->replaying) {
-            cg_timer_arm(store->reactor, &store->stall_timer,
-                         cg_reactor_now(store->reactor) + STALL_RETRY_NS);
-        }
+    }
+    if (store->stalled_count++ == 0 && !store->replaying) {
+        cg_timer_arm(store->reactor, &store->stall_timer,
+                     cg_reactor_now(store->reactor) + STALL_RETRY_NS);
     }
     cg_list_push_back(&store->stalled, &op->stalled);
     cg_ops_fail_waiting(op->chunk, STATUS(NOSPACE));
@@ -133,6 +134,10 @@ void cg_stall_timer(struct cg_timer *timer) {
     struct cg_list *node;
     while ((node = cg_list_pop_front(&again)) != NULL) {
         apply_next(CG_CONTAINER_OF(node, struct cg_op, stalled));
+    }
+    if (store->stalled_count == 0 && store->disk_error == 0) {
+        store->stall_told = false;
+        cg_log(CG_LOG_INFO, "there is space again: what was logged is applied");
     }
 }
 

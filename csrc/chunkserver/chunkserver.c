@@ -292,8 +292,8 @@ static void set_leader(struct cg_chunkserver *server) {
     }
 }
 
-// For clients on this machine: a unix socket, which costs less than TCP, and chunk files that they may read
-// by themselves. Not vital.
+// For clients on this machine: a unix socket, which costs less than TCP, and chunk files that they
+// may read by themselves. Not vital.
 static void open_door(struct cg_chunkserver *server) {
     const char *address =
         server->options.advertise != NULL ? server->options.advertise : server->address;

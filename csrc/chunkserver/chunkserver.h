@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A chunkserver as its host process sees it: one disk folder, one reactor thread that serves
-// ChunkService and CliService2 over baidu_std. The calls below may come from any thread; they hand the
-// work to the reactor and wait for it, so they may block for as long as a durable write takes.
+// ChunkService and CliService2 over baidu_std. The calls below may come from any thread; they hand
+// the work to the reactor and wait for it, so they may block for as long as a durable write takes.
 #ifndef CG_CHUNKSERVER_CHUNKSERVER_H
 #define CG_CHUNKSERVER_CHUNKSERVER_H
 
@@ -13,17 +13,19 @@
 struct cg_chunkserver;
 
 struct cg_chunkserver_options {
-    const char *folder;        // exists; empty or formatted before
-    const char *listen;        // comma-separated endpoints, see rpc/endpoint.h; a port of 0 picks one
-    const char *advertise;     // "ip:port" that GetLeader answers; NULL: the first TCP endpoint bound
-    uint64_t wal_bytes;        // 0: 1 GiB
-    uint64_t memory_bytes;     // buffers of requests in flight; 0: 64 MiB. Beyond it: OVERLOAD
-    uint32_t inflight_max;     // requests in flight; 0: 5000. Beyond it: OVERLOAD
-    uint64_t reserve_bytes;    // free space kept back: new blocks are refused (NOSPACE) below; 0: 64 MiB
-    int reactor_backend;       // enum cg_reactor_backend
+    const char *folder;    // exists; empty or formatted before
+    const char *listen;    // comma-separated endpoints, see rpc/endpoint.h; a port of 0 picks one
+    const char *advertise; // "ip:port" that GetLeader answers; NULL: the first TCP endpoint bound
+    uint64_t wal_bytes;    // 0: 1 GiB
+    uint64_t memory_bytes; // buffers of requests in flight; 0: 64 MiB. Beyond it: OVERLOAD
+    uint32_t inflight_max; // requests in flight; 0: 5000. Beyond it: OVERLOAD
+    uint64_t
+        reserve_bytes;   // free space kept back: new blocks are refused (NOSPACE) below; 0: 64 MiB
+    int reactor_backend; // enum cg_reactor_backend
 };
 
-// Opens the folder, replays the log and starts serving. Returns 0 or -errno with a sentence in `error`.
+// Opens the folder, replays the log and starts serving. Returns 0 or -errno with a sentence in
+// `error`.
 int cg_chunkserver_start(const struct cg_chunkserver_options *options, struct cg_chunkserver **out,
                          char *error, size_t error_size);
 
@@ -42,7 +44,8 @@ int cg_chunkserver_add_copyset(struct cg_chunkserver *server, uint32_t pool, uin
 // Raises a volume's epoch in every copyset through the log; a lower one than known changes nothing.
 int cg_chunkserver_raise_epoch(struct cg_chunkserver *server, uint64_t file_id, uint64_t epoch);
 
-// Deletes a chunk that the MDS has given up (its id is never used again). 0 also if it is not there.
+// Deletes a chunk that the MDS has given up (its id is never used again). 0 also if it is not
+// there.
 int cg_chunkserver_reclaim(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
                            uint64_t chunk);
 
@@ -53,7 +56,7 @@ struct cg_chunkserver_stats {
     uint64_t checkpoints;
     uint64_t capacity_bytes, free_bytes;
     uint32_t copysets, connections;
-    int disk_error;  // 0, or the errno that retired the disk
+    int disk_error; // 0, or the errno that retired the disk
 };
 void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out);
 

@@ -35,8 +35,8 @@ struct cg_local_slot *cg_local_share_slot(struct cg_local_share *share, uint32_t
 // To be called before an epoch that was raised is acknowledged.
 void cg_local_share_epoch_raised(struct cg_local_share *share);
 
-// Until when (CLOCK_BOOTTIME) clients may read by themselves; without a call it never ends. A replica that
-// leads sets it to the end of its lease.
+// Until when (CLOCK_BOOTTIME) clients may read by themselves; without a call it never ends. A
+// replica that leads sets it to the end of its lease.
 void cg_local_share_lease(struct cg_local_share *share, uint64_t until_ns);
 
 // Brackets whatever makes a slot and its chunk file disagree. Begin before the write is

@@ -245,6 +245,7 @@ struct cg_store {
     struct cg_deferred apply_work;
     struct cg_list stalled;
     uint32_t stalled_count;
+    bool stall_told; // in the log, once until there is space again
     struct cg_timer stall_timer;
     struct cg_timer tick;
     uint64_t slow_until_ns; // writes go to the pool threads until then

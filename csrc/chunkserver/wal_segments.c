@@ -338,7 +338,8 @@ static uint64_t next_size(const struct wal_segments *set) {
     return size >= set->smallest_bytes ? size : 0;
 }
 
-// What was accepted already has to find space in the chunk files, or the log could never be recycled.
+// What was accepted already has to find space in the chunk files, or the log could never be
+// recycled.
 static bool leaves_enough(const struct wal_segments *set, uint64_t size) {
     uint64_t free_bytes;
     uint64_t total_bytes;

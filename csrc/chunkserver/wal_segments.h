@@ -45,9 +45,9 @@ struct wal_preparation {
 struct wal_segments {
     struct cg_disk *disk;
     uint8_t uuid[WAL_UUID_SIZE];
-    uint64_t segment_bytes;  // of a full-grown file
+    uint64_t segment_bytes;   // of a full-grown file
     uint64_t keep_free_bytes; // on the disk, for others
-    uint64_t smallest_bytes; // of any file in use: takes at least one largest batch
+    uint64_t smallest_bytes;  // of any file in use: takes at least one largest batch
     uint64_t capacity_bytes;
     int open_flags; // O_DIRECT, where the file system takes it
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The public C interface of Copygate's IO core: open a volume, submit IO, take completions. Every
-// front end (the nbdkit plugins, tgtd's backing store, Python through Cython, tests through cffi) uses
-// this and nothing else.
+// front end (the nbdkit plugins, tgtd's backing store, Python through Cython, tests through cffi)
+// uses this and nothing else.
 //
 // Two ways to run a client:
-//  - CG_CLIENT_OWN_THREAD: the client has a reactor thread. cg_submit may be called from any thread;
-//    completions run on the reactor's thread; the blocking calls (cg_pread and the like) may be used
-//    from any other thread. While nothing was submitted with cg_submit, a blocking caller drives the
-//    reactor itself, so that a lone read needs no hop to another thread.
-//  - CG_CLIENT_FOREIGN_LOOP: no thread. The owner polls cg_client_fd for input in its own event loop and
+//  - CG_CLIENT_OWN_THREAD: the client has a reactor thread. cg_submit may be called from any
+//  thread;
+//    completions run on the reactor's thread; the blocking calls (cg_pread and the like) may be
+//    used from any other thread. While nothing was submitted with cg_submit, a blocking caller
+//    drives the reactor itself, so that a lone read needs no hop to another thread.
+//  - CG_CLIENT_FOREIGN_LOOP: no thread. The owner polls cg_client_fd for input in its own event
+//  loop and
 //    calls cg_client_progress when it is readable. All calls belong to that one thread; completions
 //    run inside cg_client_progress. The blocking calls drive the loop until they are done.
 //
@@ -23,9 +25,8 @@
 //   -EBADMSG         the stored data fails its checksum
 //   -ENOENT          the volume does not exist
 //   -EACCES          the owner does not match
-//   -EBUSY           more requests than `inflight_max` (CG_CLIENT_FOREIGN_LOOP only; else they wait)
-//   -EIO             the store reported a failure
-//   -ESHUTDOWN       the volume is being closed
+//   -EBUSY           more requests than `inflight_max` (CG_CLIENT_FOREIGN_LOOP only; else they
+//   wait) -EIO             the store reported a failure -ESHUTDOWN       the volume is being closed
 #ifndef COPYGATE_H
 #define COPYGATE_H
 
@@ -49,7 +50,7 @@ enum cg_client_mode {
 };
 
 struct cg_client_options {
-    uint32_t struct_size;  // sizeof(struct cg_client_options): lets later versions add fields
+    uint32_t struct_size; // sizeof(struct cg_client_options): lets later versions add fields
     enum cg_client_mode mode;
     // Comma-separated metadata servers, "host:port" each; tried in turn.
     const char *mds;
@@ -62,8 +63,8 @@ struct cg_client_options {
     void *log_context;
 };
 
-// Creates a client; nothing is contacted yet. Returns 0, -EINVAL (mds missing or unparsable), -ENOMEM,
-// -EMFILE. The strings are copied.
+// Creates a client; nothing is contacted yet. Returns 0, -EINVAL (mds missing or unparsable),
+// -ENOMEM, -EMFILE. The strings are copied.
 CG_API int cg_client_create(const struct cg_client_options *options, struct cg_client **out);
 
 // Closes all volumes (as cg_volume_close does) and frees the client. Not from a completion.
@@ -76,7 +77,7 @@ CG_API int cg_client_fd(struct cg_client *client);
 CG_API int cg_client_progress(struct cg_client *client);
 
 enum {
-    CG_OPEN_READ_ONLY = 1U << 0,  // does not raise the epoch; writes give -EROFS
+    CG_OPEN_READ_ONLY = 1U << 0, // does not raise the epoch; writes give -EROFS
     // Opens without raising the epoch: several writers share the volume and nobody is fenced, as
     // CurveBS itself does. For tools that know what they give up.
     CG_OPEN_SHARED = 1U << 1,
@@ -84,36 +85,36 @@ enum {
 
 struct cg_volume_options {
     uint32_t struct_size;
-    const char *path;          // "/name" or "name"; directories as in "/a/b"
-    uint32_t flags;            // CG_OPEN_*
-    uint32_t inflight_max;     // requests to chunkservers at once; 0: 128
-    uint64_t io_timeout_ms;    // deadline of each IO; 0: 25000
-    uint64_t open_timeout_ms;  // 0: 10000
+    const char *path;         // "/name" or "name"; directories as in "/a/b"
+    uint32_t flags;           // CG_OPEN_*
+    uint32_t inflight_max;    // requests to chunkservers at once; 0: 128
+    uint64_t io_timeout_ms;   // deadline of each IO; 0: 25000
+    uint64_t open_timeout_ms; // 0: 10000
 };
 
-// Opens a volume and waits for it. On failure returns -errno and, if `error` is not NULL, a sentence
-// of at most `error_size` bytes that says what was wrong and what to do. OWN_THREAD: any thread but the
-// reactor's. FOREIGN_LOOP: drives the loop meanwhile.
+// Opens a volume and waits for it. On failure returns -errno and, if `error` is not NULL, a
+// sentence of at most `error_size` bytes that says what was wrong and what to do. OWN_THREAD: any
+// thread but the reactor's. FOREIGN_LOOP: drives the loop meanwhile.
 CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_options *options,
                           struct cg_volume **out, char *error, size_t error_size);
 
-// Waits for the IO in flight (at most its deadline), ends the session, frees the volume. New IO gets
-// -ESHUTDOWN. Not from a completion.
+// Waits for the IO in flight (at most its deadline), ends the session, frees the volume. New IO
+// gets -ESHUTDOWN. Not from a completion.
 CG_API void cg_volume_close(struct cg_volume *volume);
 
 struct cg_volume_info {
-    uint64_t size;           // bytes
-    uint64_t volume_id;      // the file's id at the MDS
-    uint8_t uuid[16];        // the same on every gateway; derived from the id on a CurveBS cluster
+    uint64_t size;      // bytes
+    uint64_t volume_id; // the file's id at the MDS
+    uint8_t uuid[16];   // the same on every gateway; derived from the id on a CurveBS cluster
     uint64_t epoch;
-    uint32_t block_size;     // what the store merges or the core reads, merges and writes; 4096
-    uint32_t chunk_size;     // bytes
-    uint64_t segment_size;   // bytes; trim of a whole segment returns it to the pool
-    uint32_t stripe_unit;    // bytes; 0: none
+    uint32_t block_size;   // what the store merges or the core reads, merges and writes; 4096
+    uint32_t chunk_size;   // bytes
+    uint64_t segment_size; // bytes; trim of a whole segment returns it to the pool
+    uint32_t stripe_unit;  // bytes; 0: none
     uint32_t stripe_count;
-    uint32_t max_io;         // longest single request to a chunkserver; longer IO is split
+    uint32_t max_io; // longest single request to a chunkserver; longer IO is split
     bool read_only;
-    bool native;             // our own store (fast zero, compare-and-write, block status are real)
+    bool native; // our own store (fast zero, compare-and-write, block status are real)
 };
 
 // The volume as known now; cheap, never blocks. The size follows a resize within a quarter lease.
@@ -122,53 +123,53 @@ CG_API void cg_volume_info(const struct cg_volume *volume, struct cg_volume_info
 enum cg_op {
     CG_OP_READ = 0,
     CG_OP_WRITE = 1,
-    CG_OP_WRITE_ZEROES = 2,       // no data; the range reads as zeros afterwards
-    CG_OP_TRIM = 3,               // returns space; the range reads as zeros where blocks were whole
-    CG_OP_FLUSH = 4,              // succeeds when all writes completed before it are durable: at once
-    CG_OP_COMPARE_AND_WRITE = 5,  // iov: first half compare, second half write; `length` one half
-    CG_OP_BLOCK_STATUS = 6,       // fills `extents`
+    CG_OP_WRITE_ZEROES = 2, // no data; the range reads as zeros afterwards
+    CG_OP_TRIM = 3,         // returns space; the range reads as zeros where blocks were whole
+    CG_OP_FLUSH = 4,        // succeeds when all writes completed before it are durable: at once
+    CG_OP_COMPARE_AND_WRITE = 5, // iov: first half compare, second half write; `length` one half
+    CG_OP_BLOCK_STATUS = 6,      // fills `extents`
 };
 
 enum {
-    CG_IO_FUA = 1U << 0,        // accepted and implied: every completed write is durable
-    CG_IO_NO_HOLE = 1U << 1,    // WRITE_ZEROES: keep the range allocated
-    CG_IO_FAST_ZERO = 1U << 2,  // WRITE_ZEROES: -ENOTSUP rather than writing zero data
+    CG_IO_FUA = 1U << 0,       // accepted and implied: every completed write is durable
+    CG_IO_NO_HOLE = 1U << 1,   // WRITE_ZEROES: keep the range allocated
+    CG_IO_FAST_ZERO = 1U << 2, // WRITE_ZEROES: -ENOTSUP rather than writing zero data
 };
 
 enum {
     CG_EXTENT_DATA = 0,
-    CG_EXTENT_HOLE = 1U << 0,  // not allocated
-    CG_EXTENT_ZERO = 1U << 1,  // reads as zeros
+    CG_EXTENT_HOLE = 1U << 0, // not allocated
+    CG_EXTENT_ZERO = 1U << 1, // reads as zeros
 };
 
 struct cg_extent {
-    uint64_t offset;  // bytes, within the request's range
+    uint64_t offset; // bytes, within the request's range
     uint64_t length;
     uint32_t flags;
 };
 
-// One IO. The caller owns the struct and the memory that it points to; both stay valid and unchanged
-// until `done`. Set every field of the first block; zero the rest before the first use.
+// One IO. The caller owns the struct and the memory that it points to; both stay valid and
+// unchanged until `done`. Set every field of the first block; zero the rest before the first use.
 struct cg_io {
     enum cg_op op;
-    uint32_t flags;    // CG_IO_*
-    uint64_t offset;   // bytes, any alignment
-    uint64_t length;   // bytes, any length; 0 completes at once
-    const struct iovec *iov;  // READ, WRITE: `length` bytes; COMPARE_AND_WRITE: 2 * `length`
+    uint32_t flags;          // CG_IO_*
+    uint64_t offset;         // bytes, any alignment
+    uint64_t length;         // bytes, any length; 0 completes at once
+    const struct iovec *iov; // READ, WRITE: `length` bytes; COMPARE_AND_WRITE: 2 * `length`
     int iovcnt;
-    uint64_t timeout_ms;          // 0: the volume's
-    struct cg_extent *extents;    // BLOCK_STATUS: the caller's array
-    uint32_t extent_capacity;     // at least 1
+    uint64_t timeout_ms;       // 0: the volume's
+    struct cg_extent *extents; // BLOCK_STATUS: the caller's array
+    uint32_t extent_capacity;  // at least 1
     void (*done)(struct cg_io *io);
     void *user;
 
     // The result, valid from `done` on.
-    int result;              // 0 or -errno
-    uint32_t extent_count;   // BLOCK_STATUS: extents filled; they cover the range from its start, all
-                             // of it unless the capacity ran out
-    uint64_t mismatch_offset;  // COMPARE_AND_WRITE with -EILSEQ: first differing byte in the range
+    int result;            // 0 or -errno
+    uint32_t extent_count; // BLOCK_STATUS: extents filled; they cover the range from its start, all
+                           // of it unless the capacity ran out
+    uint64_t mismatch_offset; // COMPARE_AND_WRITE with -EILSEQ: first differing byte in the range
 
-    uint64_t internal[24];  // the core's
+    uint64_t internal[24]; // the core's
 };
 
 // Submits one IO. Always leads to exactly one `done`, never inside this call. Errors come in
@@ -181,7 +182,8 @@ CG_API void cg_submit_batch(struct cg_volume *volume, struct cg_io *const *ios, 
 // Blocking forms: 0 or -errno.
 CG_API int cg_pread(struct cg_volume *volume, void *data, uint64_t length, uint64_t offset);
 CG_API int cg_pwrite(struct cg_volume *volume, const void *data, uint64_t length, uint64_t offset);
-CG_API int cg_write_zeroes(struct cg_volume *volume, uint64_t length, uint64_t offset, uint32_t flags);
+CG_API int cg_write_zeroes(struct cg_volume *volume, uint64_t length, uint64_t offset,
+                           uint32_t flags);
 CG_API int cg_trim(struct cg_volume *volume, uint64_t length, uint64_t offset);
 CG_API int cg_flush(struct cg_volume *volume);
 CG_API int cg_compare_and_write(struct cg_volume *volume, const void *compare, const void *write,
@@ -191,14 +193,14 @@ CG_API int cg_block_status(struct cg_volume *volume, uint64_t length, uint64_t o
                            struct cg_extent *extents, uint32_t capacity);
 
 struct cg_volume_stats {
-    uint64_t reads, writes, others;        // IOs completed
+    uint64_t reads, writes, others; // IOs completed
     uint64_t read_bytes, written_bytes;
     uint64_t errors;
-    uint64_t requests;                     // to chunkservers
+    uint64_t requests; // to chunkservers
     uint64_t retries, redirects, timeouts;
-    uint64_t overloads;                    // answers OVERLOAD
-    uint64_t local_reads;                  // of `reads`: without a request, on the store's machine
-    uint64_t inflight;                     // IOs at this moment
+    uint64_t overloads;   // answers OVERLOAD
+    uint64_t local_reads; // of `reads`: without a request, on the store's machine
+    uint64_t inflight;    // IOs at this moment
 };
 CG_API void cg_volume_stats(const struct cg_volume *volume, struct cg_volume_stats *out);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Ties local reads (local_read.c) to a volume: which chunk an offset is in, when a chunkserver's door may
-// be trusted, when a mapping ends. See docs/decisions/0005-local-reads.md.
+// Ties local reads (local_read.c) to a volume: which chunk an offset is in, when a chunkserver's
+// door may be trusted, when a mapping ends. See docs/decisions/0005-local-reads.md.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +41,8 @@ int vol_local_read(struct cg_volume *volume, void *data, uint64_t length, uint64
     }
     struct cg_piece piece;
     cg_split_next(&volume->layout, offset, length, VOL_REQUEST_NATIVE, &piece);
-    if (piece.length != length ||
-        cg_local_try(volume->local, piece.chunk_index, data, piece.chunk_offset, piece.length) != 0) {
+    if (piece.length != length || cg_local_try(volume->local, piece.chunk_index, data,
+                                               piece.chunk_offset, piece.length) != 0) {
         return -EAGAIN;
     }
     atomic_fetch_add_explicit(&volume->counters.local_reads, 1, memory_order_relaxed);
