@@ -60,6 +60,12 @@ static void filled(struct cg_block_read *read) {
         finish(read, STATUS(SUCCESS));
         return;
     }
+    // A write that began after the read did: the file may have part of it, and the CRCs none.
+    if (chunk->applying_count > 0 && cg_blockmap_any(chunk->applying, read->first, read->count)) {
+        read->raced = true;
+        finish(read, STATUS(OVERLOAD));
+        return;
+    }
     if (chunk->changes != read->changes && ++read->attempts < ATTEMPTS_MAX) {
         attempt(read); // an entry was applied while the read was under way
         return;
@@ -147,6 +153,7 @@ static void attempt(struct cg_block_read *read) {
 
 void cg_block_read_start(struct cg_block_read *read) {
     read->attempts = 0;
+    read->raced = false;
     read->file = NULL;
     attempt(read);
 }

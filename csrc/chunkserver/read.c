@@ -46,8 +46,18 @@ static void fail(struct cg_read *read, cg_status status) {
     finish(read, &result);
 }
 
+static bool try_read(struct cg_read *read);
+
 static void blocks_done(struct cg_block_read *blocks, cg_status status) {
     struct cg_read *read = CG_CONTAINER_OF(blocks, struct cg_read, blocks);
+    if (blocks->raced) {
+        cg_buffer_unref(read->buffer);
+        read->buffer = NULL;
+        if (!try_read(read)) {
+            cg_list_push_back(&read->chunk->waiting_reads, &read->node);
+        }
+        return;
+    }
     struct cg_read_result result = {.status = status};
     if (status == STATUS(SUCCESS)) {
         result.data = read->buffer->data + read->query.offset % CG_BLOCK_SIZE;

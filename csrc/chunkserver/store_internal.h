@@ -108,6 +108,9 @@ struct cg_block_read {
     uint32_t count;
     uint8_t *data;                                              // count blocks
     void (*done)(struct cg_block_read *read, cg_status status); // maybe inside cg_block_read_start
+    // The result, with status OVERLOAD: an entry that is being applied was in the way; read again
+    // when it is through.
+    bool raced;
     // block_read.c's.
     struct cg_chunk_file *file;
     struct cg_file_op op;

@@ -454,10 +454,17 @@ static void perform(struct simdisk *sim, struct cg_file_op *op) {
 }
 
 unsigned simdisk_pending(const struct simdisk *sim) {
-    return sim->queued;
+    return sim->queued + sim->effected_count;
 }
 
 bool simdisk_step(struct simdisk *sim) {
+    if (sim->effected_count > 0 && (sim->queued == 0 || simdisk_random(sim) % 2 == 0)) {
+        struct cg_list *first = cg_list_pop_front(&sim->effected);
+        sim->effected_count--;
+        struct cg_file_op *known = CG_CONTAINER_OF(first, struct cg_file_op, node);
+        known->done(known);
+        return true;
+    }
     if (sim->queued == 0) {
         return false;
     }
@@ -476,6 +483,12 @@ bool simdisk_step(struct simdisk *sim) {
     cg_list_remove(node);
     sim->queued--;
     perform(sim, op);
+    if (!sim->options.fifo && simdisk_random(sim) % 3 == 0) {
+        // What another operation sees of it, before its submitter hears that it is done.
+        cg_list_push_back(&sim->effected, &op->node);
+        sim->effected_count++;
+        return true;
+    }
     op->done(op);
     return true;
 }
@@ -495,6 +508,7 @@ struct simdisk *simdisk_create(const struct simdisk_options *options) {
     cg_list_init(&sim->durable);
     cg_list_init(&sim->changes);
     cg_list_init(&sim->queue);
+    cg_list_init(&sim->effected);
     return sim;
 }
 

@@ -9,6 +9,8 @@
 void simdisk_forget_process(struct simdisk *sim) {
     cg_list_init(&sim->queue);
     sim->queued = 0;
+    cg_list_init(&sim->effected);
+    sim->effected_count = 0;
     sim->delay = 0;
     sim->write_error = 0;
     sim->sync_error = 0;

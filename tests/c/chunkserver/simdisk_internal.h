@@ -69,6 +69,8 @@ struct simdisk {
     struct handle handles[HANDLES_MAX];
     struct cg_list queue;
     unsigned queued;
+    struct cg_list effected; // took effect, the submitter does not know yet
+    unsigned effected_count;
     int write_error, sync_error;
     unsigned write_error_in, sync_error_in;
     bool write_error_sticky;

@@ -542,4 +542,7 @@ void storemodel_close(struct storemodel *model) {
     cg_buffer_pool_destroy(model->pool);
     simreactor_destroy(model->reactor);
     model->store = NULL;
+    // A failure that did not come is not the next life's.
+    simdisk_fail_sync(model->sim, 0, 0);
+    simdisk_fail_write(model->sim, 0, 0, false);
 }
