@@ -485,6 +485,8 @@ static void step_delete(struct cg_op *op) {
         step_done(op);
         return;
     }
+    // A checkpoint of what came before has nothing to save here, and would find no file to open.
+    cg_chunk_mark_clean(op->chunk);
     // Checkpoints and reads hold references of their own; nobody takes a new one while we apply.
     if (op->file == NULL) {
         op->file = cg_chunk_detach(op->chunk);

@@ -177,12 +177,27 @@ static void flush_synced(struct cg_file_op *op) {
     } else if (chunk->generation == flush->generation) {
         chunk->newest = flush->slot;
         chunk->sequence++;
+        chunk->unsure = false;
         chunk->unsynced = 0;
     }
     flush_end(flush, op->result >= 0);
 }
 
 static void flush_write(struct cg_flush *flush);
+
+// The newest slot that we found may be in the page cache alone: a predecessor that was killed wrote
+// it and had no time to sync it. It has to be durable before the other one, which may be the only
+// whole one on the medium, is written over.
+static void flush_sure(struct cg_file_op *op) {
+    struct cg_flush *flush = CG_CONTAINER_OF(op, struct cg_flush, op);
+    if (op->result < 0) {
+        cg_store_retire(flush->store, (int)-op->result, "syncing a chunk");
+        flush_end(flush, false);
+        return;
+    }
+    flush->sure = true;
+    flush_write(flush);
+}
 
 static void flush_written(struct cg_file_op *op) {
     struct cg_flush *flush = CG_CONTAINER_OF(op, struct cg_flush, op);
@@ -200,7 +215,10 @@ static void flush_written(struct cg_file_op *op) {
 static void flush_write(struct cg_flush *flush) {
     struct cg_store *store = flush->store;
     flush->op = (struct cg_file_op){.fd = flush->file->handle};
-    if (flush->written == CG_CHUNK_SLOT_SIZE) {
+    if (!flush->sure) {
+        flush->op.opcode = CG_FILE_FDATASYNC;
+        flush->op.done = flush_sure;
+    } else if (flush->written == CG_CHUNK_SLOT_SIZE) {
         flush->op.opcode = CG_FILE_FDATASYNC;
         flush->op.done = flush_synced;
     } else {
@@ -233,6 +251,7 @@ static bool flush_start(struct cg_flush *flush, struct cg_chunk *chunk) {
     flush->file = cg_chunk_file_ref(chunk);
     flush->generation = chunk->generation;
     flush->slot = 1 - chunk->newest;
+    flush->sure = !chunk->unsure;
     flush->written = 0;
     struct cg_chunk_header header = {
         .sequence = chunk->sequence + 1,

@@ -160,6 +160,7 @@ void cg_chunk_created(struct cg_chunk *chunk) {
     chunk->exists = true;
     chunk->sequence = 0;
     chunk->newest = 1;
+    chunk->unsure = false;
     chunk->copyset->folder_dirty = true;
     cg_local_slot_end(chunk->slot, &chunk->slot_pending);
 }
@@ -172,11 +173,15 @@ void cg_chunk_deleted(struct cg_chunk *chunk) {
     chunk->unsynced = 0;
     chunk->copyset->folder_dirty = true;
     cg_chunk_close(chunk);
+    cg_chunk_mark_clean(chunk);
+    cg_local_slot_end(chunk->slot, &chunk->slot_pending);
+}
+
+void cg_chunk_mark_clean(struct cg_chunk *chunk) {
     if (cg_list_linked(&chunk->dirty)) {
         cg_list_remove(&chunk->dirty);
         chunk->copyset->store->dirty_count--;
     }
-    cg_local_slot_end(chunk->slot, &chunk->slot_pending);
 }
 
 void cg_chunk_mark_dirty(struct cg_chunk *chunk) {
@@ -313,6 +318,8 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
         return STATUS(CRC_FAIL);
     }
     chunk->exists = true;
+    // What a checkpoint wrote that was cut short is in the log still: replay comes by here.
+    chunk->unsure = result == 0 && store->replaying;
     slot_assign(chunk, chunk->id);
     if (result == 0) {
         cg_chunk_slot_blocks(data + (size_t)chunk->newest * CG_CHUNK_SLOT_STRIDE,
@@ -407,6 +414,7 @@ static void reset(struct cg_chunk *chunk, struct cg_copyset *copyset, uint64_t i
     chunk->applied_index = 0;
     chunk->sequence = 0;
     chunk->newest = 1;
+    chunk->unsure = false;
     chunk->unsynced = 0;
     memset(chunk->busy, 0, sizeof(chunk->busy));
     memset(chunk->applying, 0, sizeof(chunk->applying));

@@ -65,6 +65,7 @@ struct cg_chunk {
     uint64_t applied_index;
     uint64_t sequence; // of the newest metadata slot
     unsigned newest;
+    bool unsure;       // the newest slot was read, not synced by us: see flush_sure
     uint64_t unsynced; // bytes since writeback was last asked for
     struct cg_chunk_file *file;
     struct cg_local_slot *slot;
@@ -180,6 +181,7 @@ struct cg_flush {
     struct iovec iov;
     uint32_t generation; // of the chunk when this began
     unsigned slot;
+    bool sure; // the slot that stays is durable
     uint32_t written;
     uint8_t *data; // a metadata slot
 };
@@ -291,6 +293,7 @@ void cg_chunk_close(struct cg_chunk *chunk);
 struct cg_chunk_file *cg_chunk_detach(struct cg_chunk *chunk);
 struct cg_chunk_file *cg_chunk_file_ref(struct cg_chunk *chunk);
 void cg_chunk_file_unref(struct cg_store *store, struct cg_chunk_file *file);
+void cg_chunk_mark_clean(struct cg_chunk *chunk);
 void cg_chunk_mark_dirty(struct cg_chunk *chunk);
 // The file is new: empty metadata. The file is gone.
 void cg_chunk_created(struct cg_chunk *chunk);

@@ -454,7 +454,10 @@ void storemodel_check(struct storemodel *model) {
 }
 
 static bool busy(const struct storemodel *model) {
-    for (unsigned i = 0; i < MODEL_PENDING; i++) {
+    struct cg_store_stats stats;
+    cg_store_stats(model->store, &stats);
+    // On a retired disk what had no answer keeps its place until the next life tells.
+    for (unsigned i = 0; i < MODEL_PENDING && stats.disk_error == 0; i++) {
         if (model->pending[i].used) {
             return true;
         }
