@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/local_wire.h"
 #include "base/log.h"
+#include "base/peer.h"
 
 #define MAP_NAME        "local.map"
 #define CONNECTIONS_MAX 64U
@@ -231,13 +232,6 @@ static void connection_ready(struct cg_watch *watch, uint32_t events) {
     }
 }
 
-static bool trusted(int fd) {
-    struct ucred peer;
-    socklen_t length = sizeof(peer);
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
-           (peer.uid == 0 || peer.uid == geteuid());
-}
-
 static void listener_ready(struct cg_watch *watch, uint32_t events) {
     struct cg_local_share *share = CG_CONTAINER_OF(watch, struct cg_local_share, listener);
     (void)events;
@@ -247,7 +241,7 @@ static void listener_ready(struct cg_watch *watch, uint32_t events) {
             return;
         }
         struct door_connection *connection = NULL;
-        if (trusted(fd) && share->connection_count < CONNECTIONS_MAX) {
+        if (cg_peer_trusted(fd) && share->connection_count < CONNECTIONS_MAX) {
             connection = calloc(1, sizeof(*connection));
         }
         if (connection == NULL) {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/peer.h"
 #include "rpc/channel_internal.h"
 #include "rpc/socket.h"
 
@@ -104,15 +105,6 @@ static void connected(struct cg_channel *channel) {
     cg_channel_flush(channel);
 }
 
-// Whether root or our own user is at the other end of a unix socket: names in the abstract
-// namespace are anybody's to take.
-static bool trusted(int fd) {
-    struct ucred peer;
-    socklen_t length = sizeof(peer);
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
-           (peer.uid == 0 || peer.uid == geteuid());
-}
-
 // The server's socket on this machine, if there is one: a connection is made or refused at once.
 static bool connect_beside(struct cg_channel *channel) {
     if (channel->beside.length == 0) {
@@ -123,7 +115,7 @@ static bool connect_beside(struct cg_channel *channel) {
         return false;
     }
     const struct sockaddr *address = (const struct sockaddr *)&channel->beside.address;
-    if (connect(fd, address, channel->beside.length) < 0 || !trusted(fd)) {
+    if (connect(fd, address, channel->beside.length) < 0 || !cg_peer_trusted(fd)) {
         close(fd);
         return false;
     }

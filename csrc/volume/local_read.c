@@ -18,6 +18,7 @@
 #include "base/local_map.h"
 #include "base/local_wire.h"
 #include "base/log.h"
+#include "base/peer.h"
 
 #define ASKS_MAX       32U // questions without an answer, per door
 #define KNOCK_EVERY_NS CG_NS_PER_S
@@ -365,19 +366,13 @@ static void door_ready(struct cg_watch *watch, uint32_t events) {
     }
 }
 
-static bool trusted(int fd) {
-    struct ucred peer;
-    socklen_t length = sizeof(peer);
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
-           (peer.uid == 0 || peer.uid == geteuid());
-}
-
 static void knock(struct cg_local_door *door) {
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) {
         return;
     }
-    if (connect(fd, (struct sockaddr *)&door->address, door->address_length) != 0 || !trusted(fd)) {
+    if (connect(fd, (struct sockaddr *)&door->address, door->address_length) != 0 ||
+        !cg_peer_trusted(fd)) {
         close(fd);
         return;
     }
