@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gateway  # noqa: F401 - before grpc: it decides how gRPC treats the programs that tests start
 import pytest
 from support.stack import Gateway, Stack
 
