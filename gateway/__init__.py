@@ -3,7 +3,7 @@
 
 import os
 
-# We start programs (nbdkit) from processes that use gRPC. With its fork support gRPC restarts its poller in
-# the child, where it finds its descriptor closed and aborts before the program begins (grpc issue 43055).
-# None of our children uses gRPC without exec, so it need not prepare them. Read when grpc is imported.
+# We start programs (nbdkit) from processes that use gRPC. With its fork support gRPC restarts its
+# poller in the child, where it finds its descriptor closed and aborts before the program begins
+# (grpc issue 43055). All our children exec, so it need not prepare them. Read when grpc is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gateway  # noqa: F401 - before grpc: it decides how gRPC treats the programs that tests start
 import pytest
 from support.stack import Gateway, Stack
+
+# Before any test imports grpc, and for the reason that gateway/__init__.py gives.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
