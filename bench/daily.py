@@ -67,7 +67,7 @@ def measure_up(folder: Path, *, quick: bool) -> dict[str, Any]:
         time.sleep(window)
         idle = (sum(process_cpu_seconds(pid) for pid in pids) - before) / window
         say(f"  up: idle {idle * 100:.2f} % of a core")
-        memory = _memory_under_load(uri, daemon.pid, folder, 15 if quick else 90)
+        memory = _memory_under_load(uri, daemon.pid, folder, 30 if quick else 180)
         daemon.stop()
     finally:
         daemon.kill()
@@ -98,11 +98,12 @@ def _memory_under_load(uri: str, root: int, folder: Path, seconds: int) -> dict[
         time.sleep(1)
     if load.returncode != 0:
         raise RuntimeError(f"fio failed with {load.returncode} under the load for memory")
-    third = max(1, len(samples) // 3)
-    first = statistics.median(rss for rss, _ in samples[third : 2 * third])
-    last = statistics.median(rss for rss, _ in samples[-third:])
+    # The first half is warming up: every chunk is touched for the first time.
+    quarter = max(1, len(samples) // 4)
+    first = statistics.median(rss for rss, _ in samples[2 * quarter : 3 * quarter])
+    last = statistics.median(rss for rss, _ in samples[-quarter:])
     peak = max(rss for rss, _ in samples)
-    say(f"  up: {peak >> 20} MiB at most, {last / first - 1:+.1%} from the middle to the end")
+    say(f"  up: {peak >> 20} MiB at most, {last / first - 1:+.1%} in the last quarter")
     return {
         "idle_rss": idle_rss,
         "idle_pss": idle_pss,

@@ -6,8 +6,8 @@ Contenders of one comparison run in turns (a, b, c, a, b, c, ...), at least thre
 medians count. Figures of one machine mean little, the ratios carry over. The store lies on the disk
 of --folder, and so does the file that fio writes directly.
 
-    python bench/run.py            # about 8 minutes
-    python bench/run.py --quick    # about 2 minutes, three turns but short ones
+    python bench/run.py            # about 11 minutes
+    python bench/run.py --quick    # about 5 minutes: shorter runs
 """
 
 import argparse

@@ -100,7 +100,7 @@ def judge(details: dict[str, Any]) -> list[Target]:
                 up["rss_growth"] * 100,
                 False,
                 "%",
-                "middle third to last third",
+                "third quarter to last quarter",
             ),
         ]
     return targets
