@@ -14,10 +14,11 @@ declare -A packages=(
     [build]="gcc libc6-dev make pkg-config protobuf-compiler nanopb libnanopb-dev liburing-dev
              libisal-dev nettle-dev python3 python3-dev python3-venv nbdkit-plugin-dev"
     [run]="nbdkit nbdkit-plugin-python libnbd-bin qemu-utils fio e2fsprogs"
-    [test]="libcmocka-dev python3-libnbd xfsprogs"
+    [test]="libcmocka-dev python3-libnbd xfsprogs tgt libiscsi-dev libiscsi-bin"
     [lint]="clang-format-14"
     [fuzz]="clang-14 libclang-rt-14-dev libcmocka-dev"
-    [vm]="qemu-system-x86 linux-image-amd64 busybox-static nbd-client iproute2 kmod e2fsprogs"
+    [vm]="qemu-system-x86 linux-image-amd64 busybox-static nbd-client iproute2 kmod e2fsprogs
+          xfsprogs fio open-iscsi multipath-tools sg3-utils"
     [bench]="strace"
 )
 
