@@ -13,7 +13,8 @@
 //  - CG_CLIENT_FOREIGN_LOOP: no thread. The owner polls cg_client_fd for input in its own event
 //  loop and
 //    calls cg_client_progress when it is readable. All calls belong to that one thread; completions
-//    run inside cg_client_progress. The blocking calls drive the loop until they are done.
+//    run inside cg_client_progress. The blocking calls drive the loop until they are done;
+//    cg_volume_open_start and cg_volume_close_start do not block.
 //
 // Errors are negative errno values:
 //   -EINVAL          an argument is out of range (beyond the volume's end, overflow)
@@ -68,6 +69,8 @@ struct cg_client_options {
 CG_API int cg_client_create(const struct cg_client_options *options, struct cg_client **out);
 
 // Closes all volumes (as cg_volume_close does) and frees the client. Not from a completion.
+// Openings under way end with -ECANCELED, closings under way are waited for; their `done` run
+// inside this call.
 CG_API void cg_client_destroy(struct cg_client *client);
 
 // FOREIGN_LOOP: the descriptor to poll for input.
@@ -101,6 +104,27 @@ CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_optio
 // Waits for the IO in flight (at most its deadline), ends the session, frees the volume. New IO
 // gets -ESHUTDOWN. Not from a completion.
 CG_API void cg_volume_close(struct cg_volume *volume);
+
+// How an opening ended. 0: `volume` is open. -errno: `volume` is NULL and `error` is a sentence
+// that says what was wrong and what to do; it is valid inside the call only.
+typedef void cg_open_done(void *user, int result, struct cg_volume *volume, const char *error);
+
+// FOREIGN_LOOP: opens a volume without blocking; the options are copied. Returns 0, and then `done`
+// comes once, inside a later cg_client_progress, at the latest when open_timeout_ms has passed. Or
+// returns -EINVAL (the options; the log says what is wrong), -ENOMEM, -ESHUTDOWN (the client is
+// being destroyed) or -ENOTSUP (OWN_THREAD); then `done` does not come. Allowed from completions.
+CG_API int cg_volume_open_start(struct cg_client *client, const struct cg_volume_options *options,
+                                cg_open_done *done, void *user);
+
+// FOREIGN_LOOP: ends the opening that was started with this `user`: its `done` runs inside this
+// call, with -ECANCELED. An epoch that was raised already stays raised. Harmless if there is none.
+CG_API void cg_volume_open_cancel(struct cg_client *client, const void *user);
+
+// FOREIGN_LOOP: closes the volume as cg_volume_close does, without blocking: `done` comes once,
+// inside a later cg_client_progress, and by then the volume is freed. No other call with the volume
+// is allowed from now on, but for cg_submit, which gives -ESHUTDOWN. Returns 0, or -ENOTSUP
+// (OWN_THREAD). Allowed from completions.
+CG_API int cg_volume_close_start(struct cg_volume *volume, void (*done)(void *user), void *user);
 
 struct cg_volume_info {
     uint64_t size;      // bytes

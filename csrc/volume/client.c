@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "volume/opening.h"
 #include "volume/session.h"
 #include "volume/volume.h"
 
@@ -76,6 +77,7 @@ CG_API int cg_client_create(const struct cg_client_options *options, struct cg_c
     client->mode = options->mode;
     client->trim_delay_ns = TRIM_DELAY_NS;
     cg_list_init(&client->volumes);
+    cg_list_init(&client->openings);
     cg_list_init(&client->servers);
     cg_list_init(&client->follower_list);
     vol_submit_init(client);
@@ -95,6 +97,10 @@ CG_API int cg_client_create(const struct cg_client_options *options, struct cg_c
 CG_API void cg_client_destroy(struct cg_client *client) {
     if (client == NULL) {
         return;
+    }
+    if (client->mode == CG_CLIENT_FOREIGN_LOOP) {
+        atomic_store(&client->stop, true); // what ends now must not begin anew
+        vol_openings_cancel(client);
     }
     while (!cg_list_empty(&client->volumes)) {
         vol_close_and_wait(CG_CONTAINER_OF(client->volumes.next, struct cg_volume, node));

@@ -42,9 +42,10 @@ struct cg_client {
     struct cg_reactor *reactor;
     enum cg_client_mode mode;
     struct cg_mds mds;
-    uint64_t trim_delay_ns; // from the last trim to giving the segment back
-    struct cg_list volumes; // driver
-    struct cg_list servers; // driver
+    uint64_t trim_delay_ns;  // from the last trim to giving the segment back
+    struct cg_list volumes;  // driver
+    struct cg_list openings; // begun with cg_volume_open_start; driver
+    struct cg_list servers;  // driver
     uint32_t server_count;
 
     // IO from other threads, newest first.

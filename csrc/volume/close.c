@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#include <errno.h>
 #include <stdlib.h>
 
 #include "volume/client.h"
@@ -7,12 +8,6 @@
 #include "volume/volume.h"
 
 #define CLOSE_TIMEOUT_NS (2 * CG_NS_PER_S)
-
-struct closing {
-    struct cg_task task;
-    struct cg_waiter waiter;
-    struct cg_volume *volume;
-};
 
 void vol_free(struct cg_volume *volume) {
     vol_segments_free(volume);
@@ -28,10 +23,9 @@ static void on_closed(struct cg_mds_call *call, int result) {
     // Unanswered: the session runs out by itself.
     (void)result;
     struct cg_volume *volume = CG_CONTAINER_OF(call, struct cg_volume, session_call);
-    struct closing *closing = volume->closer;
     cg_mds_call_free(call);
     cg_list_remove(&volume->node);
-    cg_waiter_done(volume->client, &closing->waiter);
+    volume->closed(volume);
 }
 
 // No IO is left.
@@ -52,9 +46,7 @@ static void on_drained(struct cg_volume *volume) {
 }
 
 static void begin(struct cg_task *task) {
-    struct closing *closing = CG_CONTAINER_OF(task, struct closing, task);
-    struct cg_volume *volume = closing->volume;
-    volume->closer = closing;
+    struct cg_volume *volume = CG_CONTAINER_OF(task, struct cg_volume, close_task);
     volume->closing = true;
     if (volume->ios == 0) {
         on_drained(volume);
@@ -63,11 +55,35 @@ static void begin(struct cg_task *task) {
     }
 }
 
+static void start(struct cg_volume *volume, void (*closed)(struct cg_volume *volume)) {
+    volume->closed = closed;
+    volume->close_task.run = begin;
+    cg_client_post(volume->client, &volume->close_task);
+}
+
+static void wake_closer(struct cg_volume *volume) {
+    cg_waiter_done(volume->client, volume->closer);
+}
+
+static void tell_and_free(struct cg_volume *volume) {
+    void (*done)(void *user) = volume->close_done;
+    void *user = volume->close_user;
+    vol_free(volume);
+    done(user);
+}
+
 void vol_close_and_wait(struct cg_volume *volume) {
-    struct closing closing = {.task.run = begin, .volume = volume};
-    cg_waiter_init(&closing.waiter);
-    cg_client_post(volume->client, &closing.task);
-    cg_client_wait(volume->client, &closing.waiter);
+    struct cg_client *client = volume->client;
+    if (volume->close_done != NULL) {
+        // cg_client_destroy: the loop is ours for a moment.
+        cg_reactor_wait(client->reactor, UINT64_MAX);
+        return;
+    }
+    struct cg_waiter waiter;
+    cg_waiter_init(&waiter);
+    volume->closer = &waiter;
+    start(volume, wake_closer);
+    cg_client_wait(client, &waiter);
     vol_free(volume);
 }
 
@@ -75,4 +91,17 @@ CG_API void cg_volume_close(struct cg_volume *volume) {
     if (volume != NULL) {
         vol_close_and_wait(volume);
     }
+}
+
+CG_API int cg_volume_close_start(struct cg_volume *volume, void (*done)(void *user), void *user) {
+    if (volume->client->mode != CG_CLIENT_FOREIGN_LOOP) {
+        return -ENOTSUP;
+    }
+    // From now on, though it may be called from a completion of the volume's: what closing does
+    // waits for the loop.
+    volume->closing = true;
+    volume->close_done = done;
+    volume->close_user = user;
+    start(volume, tell_and_free);
+    return 0;
 }

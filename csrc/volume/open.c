@@ -11,16 +11,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "gateway/proto/chunk.pb.h"
 #include "gateway/proto/nameserver2.pb.h"
 #include "volume/client.h"
 #include "volume/clone.h"
+#include "volume/opening.h"
 #include "volume/session.h"
 #include "volume/volume.h"
 
-#define PATH_LENGTH_MAX  1024U
 #define EPOCH_TIMEOUT_NS (1 * CG_NS_PER_S)
 #define EPOCH_RETRY_NS   (100 * CG_NS_PER_MS)
 #define FEATURE_NATIVE   1U // FileInfo.features: operations and fields from 1000 on
@@ -33,20 +32,6 @@ struct epoch_update {
     struct vol_opening *opening;
     struct vol_server *server;
     bool in_flight;
-};
-
-struct vol_opening {
-    struct cg_task task;
-    struct cg_waiter waiter;
-    struct cg_volume *volume;
-    uint64_t deadline_ns;
-    uint64_t timeout_ns;
-    int result;
-    char *error;
-    size_t error_size;
-    struct epoch_update *updates;
-    uint32_t update_count;
-    uint32_t updates_left;
 };
 
 // ---- Ends
@@ -75,7 +60,7 @@ static void finish(struct vol_opening *opening, int result) {
         vol_local_open(volume);
         vol_session_begin(volume);
     }
-    cg_waiter_done(volume->client, &opening->waiter);
+    opening->ended(opening); // it may free the volume
 }
 
 static void __attribute__((format(printf, 3, 4)))
@@ -352,120 +337,18 @@ static void on_opened(struct cg_mds_call *call, int result) {
     }
 }
 
-static void begin(struct cg_task *task) {
-    struct vol_opening *opening = CG_CONTAINER_OF(task, struct vol_opening, task);
+void vol_opening_begin(struct vol_opening *opening) {
+    opening->volume->opening = opening;
     opening->deadline_ns = cg_reactor_now(opening->volume->reactor) + opening->timeout_ns;
     start_call(opening, opening->volume, CG_MDS_OPEN, on_opened);
 }
 
-// ---- The public call
-
-static char *normal_path(const char *path) {
-    size_t length = path != NULL ? strlen(path) : 0;
-    if (length == 0 || length > PATH_LENGTH_MAX || path[length - 1] == '/') {
-        return NULL;
+void vol_opening_cancel(struct vol_opening *opening) {
+    struct cg_volume *volume = opening->volume;
+    cg_mds_call_cancel(&volume->session_call);
+    if (volume->clone != NULL) {
+        cg_mds_call_cancel(&volume->clone->source->session_call);
+        cg_mds_call_free(&volume->clone->source->session_call);
     }
-    char *out = malloc(length + 2);
-    if (out != NULL) {
-        snprintf(out, length + 2, "%s%s", path[0] == '/' ? "" : "/", path);
-    }
-    return out;
-}
-
-int vol_create(struct cg_client *client, const struct cg_volume_options *options,
-               struct cg_volume **out) {
-    struct cg_volume *volume = calloc(1, sizeof(*volume));
-    if (volume == NULL) {
-        return -ENOMEM;
-    }
-    volume->client = client;
-    volume->reactor = client->reactor;
-    volume->flags = options->flags;
-    volume->exclusive = (options->flags & (CG_OPEN_READ_ONLY | CG_OPEN_SHARED)) == 0;
-    volume->send_epoch = (options->flags & CG_OPEN_READ_ONLY) == 0;
-    volume->io_timeout_ns =
-        (options->io_timeout_ms != 0 ? options->io_timeout_ms : VOL_IO_TIMEOUT_MS) * CG_NS_PER_MS;
-    volume->inflight_max =
-        options->inflight_max != 0 ? options->inflight_max : VOL_INFLIGHT_DEFAULT;
-    volume->path = normal_path(options->path);
-    cg_list_init(&volume->node);
-    cg_list_init(&volume->unsettled);
-    cg_list_init(&volume->free_requests);
-    cg_list_init(&volume->queue);
-    cg_list_init(&volume->paused);
-    cg_range_lock_init(&volume->ranges);
-    for (unsigned i = 0; i < VOL_COPYSET_BUCKETS; i++) {
-        cg_list_init(&volume->copysets[i]);
-    }
-    volume->next_sequence = 1;
-    bool random = getrandom(&volume->client_id, sizeof(volume->client_id), 0) ==
-                  (ssize_t)sizeof(volume->client_id);
-    volume->client_id |= 1; // never 0, which reads as absent
-    volume->random = (uint32_t)(volume->client_id >> 32);
-    if (volume->path == NULL || !random || vol_requests_create(volume) != 0) {
-        vol_free(volume);
-        return -ENOMEM;
-    }
-    *out = volume;
-    return 0;
-}
-
-static int check_options(const struct cg_volume_options *options, char *error, size_t size) {
-    const char *path = options->path;
-    size_t length = path != NULL ? strlen(path) : 0;
-    if (options->struct_size != sizeof(*options)) {
-        snprintf(error, size, "struct_size of the volume's options is not set");
-    } else if (length == 0 || length > PATH_LENGTH_MAX || path[length - 1] == '/') {
-        snprintf(error, size, "a volume's name has 1 to %u bytes and does not end in /",
-                 PATH_LENGTH_MAX);
-    } else if (options->inflight_max > VOL_INFLIGHT_MAX) {
-        snprintf(error, size, "inflight_max is %u, the most is %u", options->inflight_max,
-                 VOL_INFLIGHT_MAX);
-    } else if ((options->flags & ~(unsigned)(CG_OPEN_READ_ONLY | CG_OPEN_SHARED)) != 0 ||
-               options->io_timeout_ms > UINT32_MAX || options->open_timeout_ms > UINT32_MAX) {
-        snprintf(error, size, "flags or timeouts are out of range");
-    } else {
-        return 0;
-    }
-    return -EINVAL;
-}
-
-CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_options *options,
-                          struct cg_volume **out, char *error, size_t error_size) {
-    char nothing[1];
-    if (error == NULL || error_size == 0) {
-        error = nothing;
-        error_size = sizeof(nothing);
-    }
-    error[0] = '\0';
-    int result = check_options(options, error, error_size);
-    if (result != 0) {
-        return result;
-    }
-    struct cg_volume *volume;
-    result = vol_create(client, options, &volume);
-    if (result != 0) {
-        snprintf(error, error_size, "%s: no memory", options->path);
-        return result;
-    }
-    struct vol_opening opening = {
-        .task.run = begin,
-        .volume = volume,
-        .timeout_ns =
-            (options->open_timeout_ms != 0 ? options->open_timeout_ms : VOL_OPEN_TIMEOUT_MS) *
-            CG_NS_PER_MS,
-        .error = error,
-        .error_size = error_size,
-    };
-    volume->opening = &opening;
-    cg_waiter_init(&opening.waiter);
-    cg_client_post(client, &opening.task);
-    cg_client_wait(client, &opening.waiter);
-    if (opening.result != 0) {
-        // A session that was begun runs out by itself; it fences nobody.
-        vol_free(volume);
-        return opening.result;
-    }
-    *out = volume;
-    return 0;
+    fail(opening, -ECANCELED, "%s: the opening was cancelled", volume->path);
 }

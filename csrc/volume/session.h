@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Opening, keeping and closing: session.c keeps the lease, open.c and close.c are the ends.
+// Keeping and closing: session.c keeps the lease, close.c ends it (opening.h: how it begins).
 #ifndef CG_VOLUME_SESSION_H
 #define CG_VOLUME_SESSION_H
 
@@ -20,7 +20,8 @@ int vol_create(struct cg_client *client, const struct cg_volume_options *options
 // Takes the volume's shape from what the metadata server tells. False: it makes no sense.
 bool vol_take_file(struct cg_volume *volume, const struct cg_mds_file *file);
 
-// Closes the volume on the driver and frees it; the caller's thread waits.
+// Closes the volume on the driver and frees it; the caller's thread waits. If it is being closed
+// already (cg_volume_close_start), waits for that.
 void vol_close_and_wait(struct cg_volume *volume);
 
 // Frees what an opened or half-opened volume has; nothing may be under way.

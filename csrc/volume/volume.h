@@ -11,7 +11,8 @@
 //   copyset.c    where a copyset's leader is
 //   shortcut.c   reads without a request, on the chunkserver's own machine (local_read.c)
 //   clone.c      data that is still in another volume
-//   session.c    opening, the lease, the epoch, closing
+//   open.c       opening: session, epoch (open_calls.c: the public calls); close.c
+//   session.c    the lease, and what is learned with it
 //   trim.c       which blocks of a segment are trimmed; giving whole segments back
 //
 // Everything here belongs to the thread that runs the client's reactor at the moment.
@@ -53,6 +54,7 @@ struct vol_copyset;
 struct vol_trim;
 struct vol_clone;
 struct vol_more;
+struct cg_waiter;
 
 // ---- Transfers
 
@@ -364,7 +366,6 @@ static inline void vol_count(_Atomic uint64_t *counter, uint64_t by) {
 }
 
 struct vol_opening;
-struct closing;
 
 struct cg_volume {
     struct cg_client *client;
@@ -416,7 +417,11 @@ struct cg_volume {
     struct cg_timer session_timer;
     bool refresh_soon; // asked for while one was under way
     struct vol_opening *opening;
-    struct closing *closer;
+    struct cg_task close_task;
+    void (*closed)(struct cg_volume *volume); // the session is closed; may free the volume
+    struct cg_waiter *closer;                 // in cg_volume_close
+    void (*close_done)(void *user);           // of cg_volume_close_start
+    void *close_user;
     uint64_t ios; // begun and not completed
     void (*drained)(struct cg_volume *volume);
 

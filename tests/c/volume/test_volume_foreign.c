@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A client in a loop that is not its own: opening and closing without blocking it.
+#include "bench.h"
+
+struct opened {
+    struct bench *bench;
+    int calls;
+    int result;
+    struct cg_volume *volume;
+    char error[256];
+};
+
+static void on_opened(void *user, int result, struct cg_volume *volume, const char *error) {
+    struct opened *opened = user;
+    opened->calls++;
+    opened->result = result;
+    opened->volume = volume;
+    snprintf(opened->error, sizeof(opened->error), "%s", error);
+}
+
+static void on_closed(void *user) {
+    (*(int *)user)++;
+}
+
+static struct bench *foreign_start(struct bench *bench) {
+    fake_start(&bench->fake);
+    start_client(bench, CG_CLIENT_FOREIGN_LOOP);
+    return bench;
+}
+
+// Turns the loop as a foreign one does: poll, then progress, which must not wait for anything.
+static void turn(struct bench *bench) {
+    struct pollfd ready = {.fd = cg_client_fd(bench->client), .events = POLLIN};
+    if (poll(&ready, 1, 20) > 0) {
+        uint64_t start = cg_now_ns();
+        assert_true(cg_client_progress(bench->client) >= 0);
+        assert_in_range(cg_now_ns() - start, 0, 200 * CG_NS_PER_MS);
+    }
+}
+
+#define TURN_UNTIL(bench, condition)                                                               \
+    do {                                                                                           \
+        uint64_t give_up = cg_now_ns() + 10 * CG_NS_PER_S;                                         \
+        while (!(condition)) {                                                                     \
+            assert_true(cg_now_ns() < give_up);                                                    \
+            turn(bench);                                                                           \
+        }                                                                                          \
+    } while (0)
+
+static int start_open(struct bench *bench, const char *path, struct opened *opened) {
+    struct cg_volume_options options = {
+        .struct_size = sizeof(options), .path = path, .open_timeout_ms = 1500};
+    *opened = (struct opened){.bench = bench};
+    return cg_volume_open_start(bench->client, &options, on_opened, opened);
+}
+
+static void open_in_loop(struct bench *bench) {
+    struct opened opened;
+    assert_int_equal(start_open(bench, "/vol1", &opened), 0);
+    assert_int_equal(opened.calls, 0); // never inside the call
+    TURN_UNTIL(bench, opened.calls > 0);
+    assert_int_equal(opened.result, 0);
+    assert_string_equal(opened.error, "");
+    bench->volume = opened.volume;
+}
+
+static void end(struct bench *bench) {
+    cg_client_destroy(bench->client);
+    unsigned violations = bench->fake.violations;
+    fake_stop(&bench->fake);
+    free(bench);
+    assert_int_equal(violations, 0);
+}
+
+// ---- Opening
+
+static void a_volume_is_opened_and_closed_without_blocking_the_loop(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    open_in_loop(bench);
+    uint8_t data[4096] = {7};
+    assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 0), 0);
+    int closed = 0;
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), 0);
+    assert_int_equal(closed, 0);
+    TURN_UNTIL(bench, closed > 0);
+    assert_int_equal(closed, 1);
+    assert_int_equal(bench->fake.closes, 1);
+    end(bench);
+}
+
+static void many_openings_at_once_end_each_on_their_own(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    struct opened opened[8];
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(start_open(bench, "/vol1", &opened[i]), 0);
+    }
+    int ended = 0;
+    while (ended < 8) {
+        turn(bench);
+        ended = 0;
+        for (int i = 0; i < 8; i++) {
+            ended += opened[i].calls;
+        }
+    }
+    int open = 0;
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(opened[i].calls, 1);
+        open += opened[i].result == 0;
+    }
+    assert_in_range(open, 1, 8); // a later one may have fenced an earlier one while it opened
+    end(bench);                  // closes them
+}
+
+static enum fake_verdict drop_open(struct fake_seen *seen) {
+    return is(seen, "OpenFile") ? FAKE_DROP : FAKE_SERVE;
+}
+
+static void an_opening_that_nobody_answers_ends_at_its_deadline_and_says_why(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    set_hook(bench, drop_open);
+    struct opened opened;
+    uint64_t start = cg_now_ns();
+    assert_int_equal(start_open(bench, "/vol1", &opened), 0);
+    TURN_UNTIL(bench, opened.calls > 0);
+    assert_in_range(cg_now_ns() - start, 1400 * CG_NS_PER_MS, 2500 * CG_NS_PER_MS);
+    assert_int_equal(opened.result, -ETIMEDOUT);
+    assert_null(opened.volume);
+    assert_non_null(strstr(opened.error, "no metadata server answers"));
+    set_hook(bench, NULL);
+    open_in_loop(bench);
+    end(bench);
+}
+
+static void options_that_make_no_sense_are_refused_at_once(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    struct opened opened;
+    assert_int_equal(start_open(bench, "", &opened), -EINVAL);
+    turn(bench);
+    assert_int_equal(opened.calls, 0);
+    end(bench);
+}
+
+static void a_client_with_a_thread_refuses_what_is_for_foreign_loops(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench_start(bench, 0, 0);
+    struct opened opened;
+    int closed = 0;
+    assert_int_equal(start_open(bench, "/vol1", &opened), -ENOTSUP);
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), -ENOTSUP);
+    bench_end(bench);
+}
+
+// ---- Cancelling
+
+static void a_cancelled_opening_ends_inside_the_call(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    set_hook(bench, drop_open);
+    struct opened opened;
+    struct opened other;
+    assert_int_equal(start_open(bench, "/vol1", &opened), 0);
+    assert_int_equal(start_open(bench, "/vol1", &other), 0);
+    turn(bench);
+    cg_volume_open_cancel(bench->client, &opened);
+    assert_int_equal(opened.calls, 1);
+    assert_int_equal(opened.result, -ECANCELED);
+    assert_null(opened.volume);
+    cg_volume_open_cancel(bench->client, &opened); // harmless
+    set_hook(bench, NULL);
+    TURN_UNTIL(bench, other.calls > 0);
+    assert_int_equal(other.result, 0);
+    assert_int_equal(opened.calls, 1);
+    end(bench);
+}
+
+static enum fake_verdict drop_epoch_update(struct fake_seen *seen) {
+    return is(seen, "UpdateEpoch") ? FAKE_DROP : FAKE_SERVE;
+}
+
+static void an_opening_is_cancelled_while_chunkservers_are_told_the_epoch(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench->fake.peer_count = 3;
+    foreign_start(bench);
+    set_hook(bench, drop_epoch_update);
+    struct opened opened;
+    assert_int_equal(start_open(bench, "/vol1", &opened), 0);
+    TURN_UNTIL(bench, fake_count(&bench->fake, "UpdateEpoch") == 3);
+    cg_volume_open_cancel(bench->client, &opened);
+    assert_int_equal(opened.result, -ECANCELED);
+    for (int i = 0; i < 5; i++) {
+        turn(bench);
+    }
+    assert_int_equal(opened.calls, 1);
+    end(bench);
+}
+
+static enum fake_verdict drop_source(struct fake_seen *seen) {
+    return is(seen, "GetFileInfo") ? FAKE_DROP : FAKE_SERVE;
+}
+
+static void an_opening_is_cancelled_while_a_clones_source_is_looked_up(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(false);
+    bench->fake.clone_source = "/source";
+    bench->fake.clone_length = 64 * MIB;
+    bench->fake.file_status = 3; // kFileCloneMetaInstalled
+    foreign_start(bench);
+    fake_fill_source(&bench->fake, 0, 1);
+    set_hook(bench, drop_source);
+    struct opened opened;
+    assert_int_equal(start_open(bench, "/vol1", &opened), 0);
+    TURN_UNTIL(bench, fake_count(&bench->fake, "GetFileInfo") == 1);
+    cg_volume_open_cancel(bench->client, &opened);
+    assert_int_equal(opened.result, -ECANCELED);
+    for (int i = 0; i < 5; i++) {
+        turn(bench);
+    }
+    assert_int_equal(opened.calls, 1);
+    end(bench);
+}
+
+static void open_again(void *user, int result, struct cg_volume *volume, const char *error) {
+    struct opened *opened = user;
+    struct opened *second = calloc(1, sizeof(*second));
+    on_opened(user, result, volume, error);
+    // A client that is being destroyed begins nothing new.
+    assert_int_equal(start_open(opened->bench, "/vol1", second), -ESHUTDOWN);
+    free(second);
+}
+
+static void destroying_the_client_ends_openings(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    set_hook(bench, drop_open);
+    struct opened opened = {.bench = bench};
+    struct cg_volume_options options = {.struct_size = sizeof(options), .path = "/vol1"};
+    assert_int_equal(cg_volume_open_start(bench->client, &options, open_again, &opened), 0);
+    turn(bench);
+    end(bench);
+    assert_int_equal(opened.calls, 1);
+    assert_int_equal(opened.result, -ECANCELED);
+}
+
+// ---- Closing
+
+struct closing_io {
+    struct cg_io io;
+    struct cg_volume *volume;
+    int done;
+    int closed;
+};
+
+static void close_from_completion(struct cg_io *io) {
+    struct closing_io *closing = io->user;
+    closing->done++;
+    assert_int_equal(cg_volume_close_start(closing->volume, on_closed, &closing->closed), 0);
+    assert_int_equal(closing->closed, 0);
+}
+
+static void a_volume_may_be_closed_from_a_completion(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    open_in_loop(bench);
+    static uint8_t data[4096];
+    struct iovec iov = {data, sizeof(data)};
+    struct closing_io closing = {.io = {.op = CG_OP_WRITE,
+                                        .length = sizeof(data),
+                                        .iov = &iov,
+                                        .iovcnt = 1,
+                                        .done = close_from_completion},
+                                 .volume = bench->volume};
+    closing.io.user = &closing;
+    cg_submit(bench->volume, &closing.io);
+    TURN_UNTIL(bench, closing.closed > 0);
+    assert_int_equal(closing.done, 1);
+    assert_int_equal(closing.io.result, 0);
+    end(bench);
+}
+
+static enum fake_verdict slow_write(struct fake_seen *seen) {
+    seen->delay_ms = is(seen, "WriteChunk") ? 300 : 0;
+    return FAKE_SERVE;
+}
+
+static void mark(struct cg_io *io) {
+    *(int *)io->user = io->result == 0 ? 1 : io->result;
+}
+
+static void closing_waits_for_io_in_flight_and_refuses_more(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    open_in_loop(bench);
+    set_hook(bench, slow_write);
+    static uint8_t data[4096];
+    struct iovec iov = {data, sizeof(data)};
+    int first_result = 0;
+    int second_result = 0;
+    int closed = 0;
+    struct cg_io first = {.op = CG_OP_WRITE,
+                          .length = sizeof(data),
+                          .iov = &iov,
+                          .iovcnt = 1,
+                          .done = mark,
+                          .user = &first_result};
+    struct cg_io second = first;
+    second.user = &second_result;
+    cg_submit(bench->volume, &first);
+    TURN_UNTIL(bench, fake_count(&bench->fake, "WriteChunk") == 1);
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), 0);
+    cg_submit(bench->volume, &second);
+    TURN_UNTIL(bench, second_result != 0);
+    assert_int_equal(second_result, -ESHUTDOWN);
+    assert_int_equal(closed, 0);
+    TURN_UNTIL(bench, closed > 0);
+    assert_int_equal(first_result, 1);
+    end(bench);
+}
+
+static void destroying_the_client_waits_for_closings(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    open_in_loop(bench);
+    open_in_loop(bench);
+    int closed = 0;
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), 0);
+    end(bench);
+    assert_int_equal(closed, 1);
+}
+
+static enum fake_verdict drop_close(struct fake_seen *seen) {
+    return is(seen, "CloseFile") ? FAKE_DROP : FAKE_SERVE;
+}
+
+static void closing_ends_though_no_metadata_server_answers(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    open_in_loop(bench);
+    set_hook(bench, drop_close);
+    int closed = 0;
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), 0);
+    uint64_t start = cg_now_ns();
+    TURN_UNTIL(bench, closed > 0);
+    assert_in_range(cg_now_ns() - start, CG_NS_PER_S, 4 * CG_NS_PER_S);
+    end(bench);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_volume_is_opened_and_closed_without_blocking_the_loop),
+        cmocka_unit_test(many_openings_at_once_end_each_on_their_own),
+        cmocka_unit_test(an_opening_that_nobody_answers_ends_at_its_deadline_and_says_why),
+        cmocka_unit_test(options_that_make_no_sense_are_refused_at_once),
+        cmocka_unit_test(a_client_with_a_thread_refuses_what_is_for_foreign_loops),
+        cmocka_unit_test(a_cancelled_opening_ends_inside_the_call),
+        cmocka_unit_test(an_opening_is_cancelled_while_chunkservers_are_told_the_epoch),
+        cmocka_unit_test(an_opening_is_cancelled_while_a_clones_source_is_looked_up),
+        cmocka_unit_test(destroying_the_client_ends_openings),
+        cmocka_unit_test(a_volume_may_be_closed_from_a_completion),
+        cmocka_unit_test(closing_waits_for_io_in_flight_and_refuses_more),
+        cmocka_unit_test(destroying_the_client_waits_for_closings),
+        cmocka_unit_test(closing_ends_though_no_metadata_server_answers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
