@@ -26,6 +26,7 @@
 //   -EBADMSG         the stored data fails its checksum
 //   -ENOENT          the volume does not exist
 //   -EACCES          the owner does not match
+//   -EAGAIN          submitted by an older shared state (see cg_state_call): check and submit again
 //   -EBUSY           more requests than `inflight_max` (CG_CLIENT_FOREIGN_LOOP only; else they
 //   wait) -EIO             the store reported a failure -ESHUTDOWN       the volume is being closed
 #ifndef COPYGATE_H
@@ -215,6 +216,71 @@ CG_API int cg_compare_and_write(struct cg_volume *volume, const void *compare, c
 // Returns the number of extents filled (at least 1) or -errno.
 CG_API int cg_block_status(struct cg_volume *volume, uint64_t length, uint64_t offset,
                            struct cg_extent *extents, uint32_t capacity);
+
+// ---- The volume's shared state
+
+// Some bytes that all who have a volume open share, kept by the metadata server, with a revision
+// that grows by one with every change. iSCSI gateways keep reservations in it. FOREIGN_LOOP only.
+enum cg_state_op {
+    CG_STATE_GET = 0,
+    // Replaces the state if its revision is `revision_known`. It ends when the change is durable
+    // and everybody who follows the state acts by it (has submitted a FOLLOW that knows it), is
+    // fenced, or has lost their lease: from then on nobody does IO by an older state.
+    CG_STATE_SET = 1,
+    // Waits until the revision is another one than `revision_known`, and tells the metadata server
+    // that we act by that one. See below.
+    CG_STATE_FOLLOW = 2,
+};
+
+enum {
+    CG_STATE_NO_WAIT = 1U << 0, // SET: ends when the change is durable
+};
+
+#define CG_STATE_MAX     65536U     // bytes of a state
+#define CG_STATE_UNKNOWN UINT64_MAX // FOLLOW: tell the state now, whatever its revision
+
+// One call. As with cg_io, the caller owns the struct and the memory that it points to until
+// `done`. At most 16 calls of a volume at once, and one FOLLOW; one more gets -EBUSY.
+//
+// Following. Who acts by the state (lets IO through or not) submits FOLLOW with CG_STATE_UNKNOWN
+// after the opening and does no IO before it is answered, and then always has one FOLLOW under way:
+// inside `done`, take over the new state, wait for nothing else but the IO that it forbids, and
+// submit FOLLOW again with its revision. Whoever set it waits for that. If the lease runs out, the
+// metadata server stops waiting for us and ends our session. When the lease is there again, IO
+// waits until a FOLLOW is answered, and IO that was submitted by the old state and not sent yet
+// ends with -EAGAIN: check it by the new state and submit it again.
+struct cg_state_call {
+    enum cg_state_op op;
+    uint32_t flags;          // CG_STATE_*
+    uint64_t revision_known; // SET, FOLLOW; 0: never set
+    const void *data;        // SET: `length` bytes, at most CG_STATE_MAX
+    uint32_t length;
+    uint32_t capacity; // of `buffer`; a longer state ends the call with -EMSGSIZE
+    void *buffer;      // where the state goes that is told; may be `data`
+    // SET: fail with -ESTALE unless this is the volume's epoch now; the volume's own epoch (see
+    // cg_volume_info) to claim something for its owner. 0: no matter.
+    uint64_t epoch;
+    uint64_t timeout_ms; // 0: the volume's io_timeout_ms; FOLLOW: no limit
+    void (*done)(struct cg_state_call *call);
+    void *user;
+
+    // The result, valid from `done` on.
+    // 0; -EAGAIN (SET: the revision is another one; it and its state are told), -ESTALE (the epoch;
+    // or the volume is fenced: close it), -ENOTSUP (a CurveBS cluster), -ETIMEDOUT, -EBUSY,
+    // -EMSGSIZE, -EINVAL, -ENOENT, -EACCES, -EIO, -ENOMEM, -ESHUTDOWN (the volume is being closed).
+    int result;
+    // GET, FOLLOW, SET with -EAGAIN: what is there. SET: the new one. SET with -ETIMEDOUT: not 0 if
+    // the change is durable but somebody who follows did not answer; else it may or may not be
+    // made.
+    uint64_t revision;
+    uint32_t buffer_length; // bytes told
+
+    uint64_t internal[4]; // the core's
+};
+
+// Submits one call. Always leads to exactly one `done`, inside a later cg_client_progress (or
+// cg_client_destroy). With an OWN_THREAD client it only sets `result` to -ENOTSUP, without `done`.
+CG_API void cg_state_submit(struct cg_volume *volume, struct cg_state_call *call);
 
 struct cg_volume_stats {
     uint64_t reads, writes, others; // IOs completed

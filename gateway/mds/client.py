@@ -33,6 +33,7 @@ from gateway.errors import (
 from gateway.mds import rules
 from gateway.proto import cluster_pb2 as cl
 from gateway.proto import nameserver2_pb2 as ns
+from gateway.proto import shared_state_pb2 as ss
 from gateway.rpc.endpoint import parse_endpoint
 
 M = TypeVar("M", bound=Message)
@@ -55,6 +56,8 @@ _BY_STATUS: dict[int, type[CopygateError]] = {
     ns.kDirNotEmpty: BusyError,
     ns.kSegmentAllocateError: NoSpaceError,
     ns.kEpochTooOld: FencedError,
+    ns.kSharedStateConflict: BusyError,
+    ns.kSharedStateFollowers: BusyError,
     ns.kStorageError: StorageError,
     ns.KInternalError: StorageError,
 }
@@ -272,6 +275,14 @@ class MdsClient:
         response = await self._call("IncreaseFileEpoch", request, ns.IncreaseFileEpochResponse)
         return response.fileInfo.epoch
 
+    async def shared_state(self, path: str) -> tuple[int, bytes]:
+        """The revision and the bytes that those who have the volume open share; (0, b"") if nobody
+        ever set them."""
+        request = ss.GetStateRequest(fileName=_absolute(path), **self._credentials())
+        name = f"/{ss.DESCRIPTOR.package}.SharedStateService/GetState"
+        response = await self._checked(name, request, ss.GetStateResponse)
+        return response.revision, response.state
+
     # The cluster
 
     async def register_chunkserver(
@@ -299,12 +310,16 @@ class MdsClient:
 
     async def _call(self, method: str, request: Message, response_type: type[M]) -> M:
         name = f"/{ns.DESCRIPTOR.package}.CurveFSService/{method}"
+        return await self._checked(name, request, response_type)
+
+    async def _checked(self, name: str, request: Message, response_type: type[M]) -> M:
         response, detail = await self._unary(name, request, response_type)
         status = cast(Any, response).statusCode
         if status != ns.kOK:
             label = ns.StatusCode.Name(status) if status in ns.StatusCode.values() else str(status)
             kind = _BY_STATUS.get(status, InvalidArgumentError)
-            raise kind(detail or f"the metadata server refused {method}", context={"code": label})
+            what = detail or f"the metadata server refused {name.rpartition('/')[2]}"
+            raise kind(what, context={"code": label})
         return response
 
     async def _cluster(self, method: str, request: Message, response_type: type[M]) -> M:

@@ -150,6 +150,15 @@ def end(txn: Transaction, record: st.SessionRecord) -> None:
     txn.delete(Space.SESSIONS, session_key(record.file_id, record.session_id))
 
 
+def follow(txn: Transaction, record: st.SessionRecord, epoch: int) -> None:
+    """Notes that the session follows the volume's shared state, and writes with ``epoch`` (0: it
+    does not write)."""
+    if not record.follows or record.follow_epoch != epoch:
+        record.follows = True
+        record.follow_epoch = epoch
+        _put(txn, record)
+
+
 def end_all(txn: Transaction, file_id: int) -> None:
     for record in of_file(txn, file_id):
         end(txn, record)

@@ -110,6 +110,7 @@ def purge_step(txn: Transaction) -> bool:
             return True
         epochs.forget(txn, file_id)
         leases.end_all(txn, file_id)
+        txn.delete(Space.SHARED_STATES, u64(file_id))
         txn.delete(Space.PURGES, key)
         info = get_record(txn, Space.FILES, file_key, ns.FileInfo)
         if info is not None:

@@ -81,6 +81,7 @@ class MdsServer:
             self.grpc_addresses = [await grpc_server.listen(e) for e in grpc_endpoints]
             await grpc_server.start()
             self.addresses = [await baidu.listen(e) for e in baidu_endpoints]
+            stack.callback(service.shared_states.close)  # who waits there is answered, then closed
             for work in (self._sweep_sessions(service), self._purge_volumes(service)):
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             self._cleanup = stack.pop_all()

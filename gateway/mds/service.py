@@ -5,19 +5,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import Message
 
 from gateway.errors import StorageError
-from gateway.mds import cluster, epochs, files, leases, recycle, rules, segments, tree
+from gateway.mds import (
+    cluster,
+    epochs,
+    files,
+    leases,
+    recycle,
+    rules,
+    segments,
+    shared_state,
+    tree,
+)
 from gateway.mds.config import MdsConfig
 from gateway.mds.refusal import RefusalError
 from gateway.mds.store import Space, Store, Transaction
 from gateway.proto import cluster_pb2 as cl
 from gateway.proto import nameserver2_pb2 as ns
+from gateway.proto import shared_state_pb2 as ss
 from gateway.proto import topology_pb2 as topo
 from gateway.rpc.service import Handler, Method, Peer, Reply, methods_of
 
@@ -253,13 +264,17 @@ class MetadataService:
         self._grace_until_ms = now_ms() + int(config.lease_s * 1000)
         self._liveness = cluster.Liveness(int(config.offline_after_s * 1000), now_ms())
         self.purge_wanted: Callable[[], None] = lambda: None
+        self.shared_states = shared_state.SharedStates(store.run, self._caller, self.clock)
 
     def wire_methods(self) -> list[Method]:
-        """CurveFSService and TopologyService: what baidu_std and gRPC serve."""
+        """CurveFSService, TopologyService and SharedStateService: what baidu_std and gRPC serve."""
         names = ns.DESCRIPTOR.services_by_name["CurveFSService"]
         topology = topo.DESCRIPTOR.services_by_name["TopologyService"]
-        return methods_of(names, self._namespace_handler) + methods_of(
-            topology, lambda _: self._topology
+        shared = ss.DESCRIPTOR.services_by_name["SharedStateService"]
+        return (
+            methods_of(names, self._namespace_handler)
+            + methods_of(topology, lambda _: self._topology)
+            + methods_of(shared, self._shared_state_handler, waits={"GetState", "AwaitState"})
         )
 
     def cluster_methods(self) -> list[Method]:
@@ -311,9 +326,41 @@ class MetadataService:
                 return _refused(name, response_type, request, failure, peer)
             if name == "DeleteFile" and getattr(request, "forceDelete", False):
                 self.purge_wanted()
+            if isinstance(request, ns.CloseFileRequest):
+                self.shared_states.session_closed(request.sessionID)
             return reply
 
         return handle
+
+    def _shared_state_handler(self, name: str) -> Handler:
+        functions: dict[str, Callable[[Any], Awaitable[Message]]] = {
+            "GetState": self.shared_states.get,
+            "SetState": self.shared_states.set,
+            "AwaitState": self.shared_states.wait,
+        }
+        function = functions[name]
+        descriptor = ss.DESCRIPTOR.services_by_name["SharedStateService"].methods_by_name[name]
+        response_type = getattr(ss, descriptor.output_type.name)
+
+        async def handle(request: Message, _: bytes, peer: Peer) -> Reply:
+            try:
+                return Reply(await function(request))
+            except RefusalError as refusal:
+                return _refused(name, response_type, request, refusal, peer)
+            except StorageError as error:
+                failure = RefusalError(ns.kStorageError, str(error))
+                return _refused(name, response_type, request, failure, peer)
+
+        return handle
+
+    def _caller(self, request: Any) -> rules.Caller:
+        return rules.authenticate(
+            request.owner,
+            request.signature,
+            request.date,
+            now_us=self._now_us(),
+            root_password=self._config.root_password,
+        )
 
     def _online(self, txn: Transaction) -> frozenset[int]:
         ids = (int.from_bytes(key, "big") for key, _ in txn.scan(Space.CHUNKSERVERS))

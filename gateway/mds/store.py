@@ -33,6 +33,7 @@ class Space(enum.IntEnum):
     EPOCH_REVISIONS = 10  # file u64 -> revision u64
     ALLOCATED = 11  # file u64, pool u32 -> bytes u64
     PURGES = 12  # file u64 -> its key in FILES: volumes that are being purged
+    SHARED_STATES = 13  # file u64 -> SharedStateRecord
 
 
 class Transaction(Protocol):

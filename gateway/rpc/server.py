@@ -23,6 +23,8 @@ from gateway.rpc.service import Method, Peer, Reply, RpcError, decode_message, i
 
 log = logging.getLogger(__name__)
 
+WAITING_BODY = 4 << 10
+"""The longest body of a request that waits without counting as one that is worked on."""
 LARGE_BODY = 64 << 10
 """Bytes from which on a body counts against ServerLimits.large_bytes_max."""
 
@@ -30,10 +32,13 @@ LARGE_BODY = 64 << 10
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
     """What bounds a server's memory: ``large_bytes_max``, and ``connections`` times
-    ``inflight_per_connection`` bodies that are not large."""
+    ``inflight_per_connection`` bodies that are not large (``waiting_per_connection`` of
+    WAITING_BODY bytes)."""
 
     connections: int = 512
     inflight_per_connection: int = 64
+    waiting_per_connection: int = 1024
+    """Requests of methods that wait, beside those: they must not keep others from being read."""
     body_max: int = frame.BODY_MAX
     large_bytes_max: int = 4 * frame.BODY_MAX
     """What bodies over LARGE_BODY may take together; at least ``body_max``."""
@@ -165,6 +170,7 @@ class _Connection:
         self._writer = writer
         self._slots = asyncio.Semaphore(limits.inflight_per_connection)
         self._calls: set[asyncio.Task[None]] = set()
+        self._waiting = 0
         self._reading: asyncio.Task[None] | None = None
         self._peer = _peer_of(writer)
         sock = writer.get_extra_info("socket")
@@ -219,23 +225,39 @@ class _Connection:
             head = frame.decode_meta(body[: header.meta_size], header)
             if not isinstance(head, frame.Request):
                 raise ProtocolError("a client sent a response")
+            waits = self._may_wait(head, len(body))
             end = len(body) - head.attachment_size
             call = asyncio.create_task(
                 self._call(head, body[header.meta_size : end], body[end:]),
                 name=f"{head.service}.{head.method}"[:128],
             )
             self._calls.add(call)
-            call.add_done_callback(partial(self._done, taken))
+            call.add_done_callback(partial(self._done, taken, waits))
             started = True
+            if waits:
+                self._waiting += 1
+                self._slots.release()
         finally:
             if not started:
                 self._slots.release()
                 self._budget.give(taken)
         return True
 
-    def _done(self, taken: int, call: asyncio.Task[None]) -> None:
+    def _may_wait(self, head: frame.Request, size: int) -> bool:
+        method = self._methods.get((head.service, head.method))
+        return (
+            method is not None
+            and method.waits
+            and size <= WAITING_BODY
+            and self._waiting < self._limits.waiting_per_connection
+        )
+
+    def _done(self, taken: int, waited: bool, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        self._slots.release()
+        if waited:
+            self._waiting -= 1
+        else:
+            self._slots.release()
         self._budget.give(taken)
         if not call.cancelled() and (error := call.exception()) is not None:
             log.error("a reply to %s failed", self._peer, exc_info=error)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
@@ -50,6 +50,8 @@ class Method:
     request: type[Message]
     response: type[Message]
     handler: Handler = field(compare=False)
+    waits: bool = False
+    """Its small requests may wait for something to happen, and do not count as being worked on."""
 
 
 class RpcError(Exception):
@@ -62,9 +64,13 @@ class RpcError(Exception):
 
 
 def methods_of(
-    descriptor: ServiceDescriptor, handler_for: Callable[[str], Handler]
+    descriptor: ServiceDescriptor,
+    handler_for: Callable[[str], Handler],
+    *,
+    waits: Container[str] = (),
 ) -> list[Method]:
-    """A .proto file's service as methods; ``handler_for`` maps a method's name to its handler."""
+    """A .proto file's service as methods; ``handler_for`` maps a method's name to its handler,
+    ``waits`` has the names of those that wait."""
     return [
         Method(
             service=descriptor.full_name,
@@ -72,6 +78,7 @@ def methods_of(
             request=GetMessageClass(method.input_type),
             response=GetMessageClass(method.output_type),
             handler=handler_for(method.name),
+            waits=method.name in waits,
         )
         for method in descriptor.methods
     ]
