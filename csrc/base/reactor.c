@@ -376,6 +376,11 @@ int cg_reactor_progress(struct cg_reactor *reactor) {
     return cg_reactor_wait(reactor, 0);
 }
 
+void cg_reactor_awake(struct cg_reactor *reactor) {
+    // Only the thread that will run it clears the flag: what posters do until then is seen then.
+    atomic_store_explicit(&reactor->sleeping, false, memory_order_relaxed);
+}
+
 void cg_reactor_stop(struct cg_reactor *reactor) {
     atomic_store(&reactor->stopping, true);
     cg_reactor_wake(reactor);

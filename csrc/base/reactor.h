@@ -63,6 +63,10 @@ int cg_reactor_fd(struct cg_reactor *reactor);
 // Handles what is ready and returns without blocking: the number of events handled, or -errno.
 int cg_reactor_progress(struct cg_reactor *reactor);
 
+// With a foreign poller: it will call cg_reactor_progress before it polls again, so nobody has to
+// write the eventfd for work that is started until then.
+void cg_reactor_awake(struct cg_reactor *reactor);
+
 // As cg_reactor_progress, but waits up to `timeout_ns` for the first event (UINT64_MAX: no limit).
 int cg_reactor_wait(struct cg_reactor *reactor, uint64_t timeout_ns);
 

@@ -80,6 +80,11 @@ CG_API int cg_client_fd(struct cg_client *client);
 // FOREIGN_LOOP: makes progress without blocking. Returns the number of events handled or -errno.
 CG_API int cg_client_progress(struct cg_client *client);
 
+// FOREIGN_LOOP: the caller promises to call cg_client_progress before its loop waits again, so that
+// what is submitted until then need not make the descriptor readable (a system call and a turn of
+// the loop less). Cheap; harmless when repeated.
+CG_API void cg_client_will_progress(struct cg_client *client);
+
 enum {
     CG_OPEN_READ_ONLY = 1U << 0, // does not raise the epoch; writes give -EROFS
     // Opens without raising the epoch: several writers share the volume and nobody is fenced, as
@@ -203,6 +208,10 @@ CG_API void cg_submit(struct cg_volume *volume, struct cg_io *io);
 
 // Submits several with one wake-up of the reactor.
 CG_API void cg_submit_batch(struct cg_volume *volume, struct cg_io *const *ios, unsigned count);
+
+// FOREIGN_LOOP: reads what needs no request (data on this machine, see decision 5) at once. 0, or
+// -EAGAIN when it takes a cg_submit, which then also tells what is wrong, if anything is.
+CG_API int cg_read_now(struct cg_volume *volume, void *data, uint64_t length, uint64_t offset);
 
 // Blocking forms: 0 or -errno.
 CG_API int cg_pread(struct cg_volume *volume, void *data, uint64_t length, uint64_t offset);

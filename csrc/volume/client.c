@@ -127,6 +127,10 @@ CG_API int cg_client_progress(struct cg_client *client) {
     return cg_reactor_progress(client->reactor);
 }
 
+CG_API void cg_client_will_progress(struct cg_client *client) {
+    cg_reactor_awake(client->reactor);
+}
+
 CG_API void cg_volume_info(const struct cg_volume *volume, struct cg_volume_info *out) {
     *out = (struct cg_volume_info){
         .size = atomic_load_explicit(&volume->size, memory_order_relaxed),

@@ -68,6 +68,13 @@ CG_API void cg_submit_batch(struct cg_volume *volume, struct cg_io *const *ios, 
     call_own_thread(volume->client);
 }
 
+CG_API int cg_read_now(struct cg_volume *volume, void *data, uint64_t length, uint64_t offset) {
+    if (volume->fenced != 0 || volume->closing) {
+        return -EAGAIN;
+    }
+    return vol_local_read(volume, data, length, offset);
+}
+
 // ---- Blocking calls
 
 void cg_blocking_done(struct cg_io *io) {

@@ -212,7 +212,8 @@ struct tgt_scheduled {
 #define TGT_SIZE(type, theirs, bytes)                                                              \
     _Static_assert(sizeof(struct type) == (bytes), "struct " #type " has tgtd's size")
 #define TGT_OFFSET(type, field, theirs, their_field, bytes)                                        \
-    _Static_assert(offsetof(struct type, field) == (bytes), #type "." #field " is where tgtd has it")
+    _Static_assert(offsetof(struct type, field) == (bytes),                                        \
+                   #type "." #field " is where tgtd has it")
 
 _Static_assert(sizeof(void *) == 8 && sizeof(long) == 8, "tgtd's layout is known for LP64");
 
