@@ -120,12 +120,13 @@ static uint8_t *page_83(const struct identity *identity, uint8_t *at) {
 static uint8_t *page_b0(const struct identity *identity, uint8_t *at) {
     uint32_t block = identity->block_size;
     memset(at, 0, 60);
+    at[0] = 0x01; // WSNZ: a WRITE SAME says how many blocks
     at[1] = BS_COMPARE_BLOCKS;
     cdb_put16(at + 2, (uint16_t)(BS_PHYSICAL_BLOCK / block));
     cdb_put32(at + 4, BS_TRANSFER_MAX / block);
     cdb_put32(at + 8, BS_OPTIMAL_TRANSFER / block);
     if (identity->thin) {
-        cdb_put32(at + 16, (uint32_t)(BS_UNMAP_MAX / block));
+        cdb_put32(at + 16, BS_UNMAP_BLOCKS);
         cdb_put32(at + 20, BS_UNMAP_DESCRIPTORS);
         cdb_put32(at + 24, BS_PHYSICAL_BLOCK / block);
         cdb_put32(at + 28, 0x80000000U); // the alignment is known: 0

@@ -35,7 +35,7 @@
 
 #define BS_COMMANDS_MAX   256U // of a LUN, with IO under way; more get TASK SET FULL
 #define BS_EXTENSIONS_MAX 4U
-#define BS_TRANSFER_MAX   (16U << 20) // bytes: MAXIMUM TRANSFER LENGTH
+#define BS_TRANSFER_MAX   (32U << 20) // bytes: MAXIMUM TRANSFER LENGTH
 
 struct bs_client;
 struct bs_command;

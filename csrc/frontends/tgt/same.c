@@ -84,11 +84,8 @@ int bs_write_same(struct bs_lun *lun, struct scsi_cmd *cmd) {
     if (status != 0) {
         return status;
     }
-    if (length == 0) { // to the end of the medium
-        length = lun->lu->size - offset;
-        if (length > BS_SAME_MAX) {
-            return bs_sense(cmd, KEY_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_CDB);
-        }
+    if (length == 0) { // would mean up to the medium's end: WSNZ says that it does not here
+        return bs_sense(cmd, KEY_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_CDB);
     }
     size_t pattern = length < PATTERN_MAX ? length : PATTERN_MAX;
     size_t held = zeros ? 0 : pattern;

@@ -11,8 +11,7 @@ static struct bs_status parse(struct bs_lun *lun, struct scsi_cmd *cmd, struct u
     if (length > cmd->out.length) {
         return BS_CHECK(KEY_ILLEGAL_REQUEST, ASC_PARAMETER_LENGTH);
     }
-    uint64_t most = BS_UNMAP_MAX >> lun->lu->block_shift;
-    return unmap_list_parse(tgt_out_buffer(cmd), length, bs_lun_blocks(lun), most, list);
+    return unmap_list_parse(tgt_out_buffer(cmd), length, bs_lun_blocks(lun), BS_UNMAP_BLOCKS, list);
 }
 
 // `step` counts descriptors, `done` is within the one before it.

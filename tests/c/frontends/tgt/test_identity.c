@@ -105,13 +105,13 @@ static void block_limits_are_in_logical_blocks(void **state) {
     uint8_t page[IDENTITY_MAX];
     identity_page(&identity, 0xb0, page);
     assert_int_equal(cdb_get16(page + 6), 8);
-    assert_int_equal(cdb_get32(page + 8), 32768);
+    assert_int_equal(cdb_get32(page + 8), 65536);
     assert_int_equal(cdb_get32(page + 28), 8);
     assert_true(cdb_get64(page + 36) == 2097152);
     identity.block_size = 4096;
     identity_page(&identity, 0xb0, page);
     assert_int_equal(cdb_get16(page + 6), 1);
-    assert_int_equal(cdb_get32(page + 8), 4096);
+    assert_int_equal(cdb_get32(page + 8), 8192);
     assert_int_equal(cdb_get32(page + 28), 1);
 }
 
