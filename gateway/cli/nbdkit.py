@@ -9,17 +9,12 @@ restarts connections wait in the backlog instead of being refused.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import importlib.util
 import logging
 import os
-import select
 import shutil
-import signal
 import socket
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +23,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gateway.cli.app import check_listen, split_address
+from gateway.cli.child import Launch, Supervisor, package_folder
 from gateway.errors import BusyError, ConfigError, CopygateError, InvalidArgumentError
 
 log = logging.getLogger("gateway.nbd")
@@ -39,11 +35,6 @@ READY_TIMEOUT_S = 15.0
 # nbdkit waits for its clients to go; they may not know that they should. What is in flight is
 # done long before this, and what was acknowledged is durable.
 STOP_TIMEOUT_S = 3.0
-ORPHAN_TIMEOUT_S = 5.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
-# A child that lived this long was healthy: its next restart is quick again.
-HEALTHY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -144,14 +135,6 @@ def _bind_unix(path: Path) -> socket.socket:
     return sock
 
 
-def package_folder() -> Path:
-    """The folder of the installed `gateway` package."""
-    spec = importlib.util.find_spec("gateway")
-    if spec is None or spec.origin is None:
-        raise CopygateError("the package gateway is not installed", hint="make build")
-    return Path(spec.origin).parent
-
-
 def find_plugin(kind: str) -> list[str]:
     """Returns the nbdkit arguments that name our plugin: the C one, or the Python one."""
     if kind == "python":
@@ -225,31 +208,6 @@ def launch_command(command: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", _LAUNCH, "nbdkit-launch", *command]
 
 
-def end_orphan(pidfile: Path) -> None:
-    """Ends the nbdkit that an earlier run left behind, if there is one.
-
-    When we are killed, nbdkit is told to end (--exit-with-parent), but it waits for its clients,
-    maybe for ever. Only for the holder of the data folder's lock: whoever wrote the pid file is
-    then known to be gone.
-    """
-    try:
-        pid = int(pidfile.read_text(encoding="ascii"))
-        descriptor = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        return
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        # A number is given out again: only what was started with this very file is meant.
-        if os.fsencode(pidfile) in words:
-            log.warning("ending nbdkit, pid %d, of a run before this one", pid)
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            select.select([descriptor], [], [], ORPHAN_TIMEOUT_S)
-    except OSError as error:
-        log.warning("cannot end nbdkit, pid %d: %s", pid, error)
-    finally:
-        os.close(descriptor)
-
-
 def exec_nbdkit(export: Export, sock: socket.socket) -> None:
     """Becomes nbdkit with `sock` as its listening socket; returns never."""
     command = export.command()
@@ -264,120 +222,29 @@ def exec_nbdkit(export: Export, sock: socket.socket) -> None:
     os.execve(command[0], command, environment)  # noqa: S606 - no shell is wanted
 
 
-class Supervisor:
-    """One nbdkit process, restarted with a growing pause whenever it dies."""
+def supervise(export: Export, sock: socket.socket, pidfile: Path) -> Supervisor:
+    """One nbdkit process with `sock` as its listening socket, restarted whenever it dies.
 
-    def __init__(self, export: Export, sock: socket.socket, pidfile: Path) -> None:
-        self._export = export
-        self._sock = sock
-        self._pidfile = pidfile
-        self._process: asyncio.subprocess.Process | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._last_line = ""
+    It writes `pidfile` when it serves. When it is told to end it finishes the requests that it has,
+    closes its volumes and goes.
+    """
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the running nbdkit, if there is one."""
-        return self._process.pid if self._process is not None else None
+    def launch() -> Launch:
+        pidfile.unlink(missing_ok=True)
+        command = export.command(pidfile=pidfile, exit_with_parent=True)
+        return Launch(launch_command(command), plugin_environment(export.plugin), sock.fileno())
 
-    async def start(self) -> None:
-        """Starts nbdkit and returns when it accepts connections; raises when it does not start."""
-        process, reader = await self._spawn()
-        try:
-            await self._wait_ready(process)
-        except CopygateError:
-            await _terminate(process)
-            await reader
-            raise
-        self._task = asyncio.create_task(self._supervise(process, reader))
-
-    async def stop(self) -> None:
-        """Ends nbdkit: it finishes the requests that it has, closes its volumes and goes."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        if self._process is not None:
-            await _terminate(self._process)
-        self._pidfile.unlink(missing_ok=True)
-
-    async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.Task[None]]:
-        self._pidfile.unlink(missing_ok=True)
-        command = self._export.command(pidfile=self._pidfile, exit_with_parent=True)
-        process = await asyncio.create_subprocess_exec(
-            *launch_command(command),
-            stdin=self._sock.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=plugin_environment(self._export.plugin),
-            # Ctrl-C in a terminal is for us; we end our children in order.
-            start_new_session=True,
-        )
-        self._process = process
-        return process, asyncio.create_task(self._relay(process))
-
-    async def _relay(self, process: asyncio.subprocess.Process) -> None:
-        """Passes what nbdkit says on to our log, a line an event."""
-        assert process.stderr is not None  # noqa: S101 - it is a pipe
-        while True:
-            try:
-                raw = await process.stderr.readline()
-            except ValueError:  # a line longer than the reader's limit: the rest follows
-                continue
-            if not raw:
-                return
-            line = raw.decode(errors="replace").strip()
-            self._last_line = line.split("error: ", 1)[-1]
-            level = logging.DEBUG if ": debug: " in line else logging.WARNING
-            log.log(level, "%s", line)
-
-    async def _wait_ready(self, process: asyncio.subprocess.Process) -> None:
+    async def ready(_process: asyncio.subprocess.Process) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
-        while not self._pidfile.exists():
-            if process.returncode is not None:
-                await asyncio.sleep(0.05)  # let the relay see its last words
-                raise CopygateError(
-                    f"nbdkit ended at once: {self._last_line or 'it said nothing'}",
-                    context={"exit status": process.returncode},
-                    hint="the log above says why; `copygate nbd serve` runs it in the foreground",
-                )
+        while not pidfile.exists():  # noqa: ASYNC240 - no disk is asked
             if time.monotonic() > deadline:
                 raise CopygateError(f"nbdkit was not ready within {READY_TIMEOUT_S:.0f} s")
             await asyncio.sleep(0.005)
 
-    async def _supervise(
-        self, process: asyncio.subprocess.Process, reader: asyncio.Task[None]
-    ) -> None:
-        pause = BACKOFF_FIRST_S
-        while True:
-            began = time.monotonic()
-            status = await process.wait()
-            await reader
-            if time.monotonic() - began > HEALTHY_S:
-                pause = BACKOFF_FIRST_S
-            log.error("nbdkit ended with status %d: starting it again in %.1f s", status, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, BACKOFF_MAX_S)
-            process, reader = await self._spawn()
-            try:
-                await self._wait_ready(process)
-            except CopygateError as error:
-                log.error("%s", error)
-                await _terminate(process)
-            else:
-                log.info("nbdkit serves again, pid %d", process.pid)
+    return Supervisor(
+        "nbdkit", launch=launch, ready=ready, relay=_relay, stop_timeout_s=STOP_TIMEOUT_S
+    )
 
 
-async def _terminate(process: asyncio.subprocess.Process) -> None:
-    """Ends a child: asks first, and kills it when it does not go."""
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-    except TimeoutError:
-        log.warning("nbdkit (pid %d) waits for its clients: ending it", process.pid)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+def _relay(line: str) -> None:
+    log.log(logging.DEBUG if ": debug: " in line else logging.WARNING, "%s", line)

@@ -25,8 +25,9 @@ from gateway.cli.app import (
     pass_app,
     setup_log,
 )
+from gateway.cli.child import end_orphan
 from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
-from gateway.cli.nbdkit import DEFAULT_THREADS, Endpoint, Export, Supervisor, end_orphan
+from gateway.cli.nbdkit import DEFAULT_THREADS, Endpoint, Export, supervise
 from gateway.cli.sizes import format_size, parse_size
 from gateway.errors import InvalidArgumentError
 
@@ -83,7 +84,9 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
 
     async with contextlib.AsyncExitStack() as stack:
         sock = endpoint = None
-        end_orphan(plan.folder / "nbdkit.pid")
+        pidfile = plan.folder / "nbdkit.pid"
+        # nbdkit was told to end when we were killed, but waits for its clients, maybe for ever.
+        end_orphan(pidfile, "nbdkit")
         if plan.endpoint is not None:
             sock, endpoint = plan.endpoint.bind()
             stack.callback(_close_socket, sock, endpoint)
@@ -119,7 +122,8 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
             await asyncio.to_thread(_ensure_volume, local, name, size)
         supervisor = None
         if sock is not None:
-            supervisor = Supervisor(_export(local, plan), sock, plan.folder / "nbdkit.pid")
+            supervisor = supervise(_export(local, plan), sock, pidfile)
+            stack.callback(pidfile.unlink, missing_ok=True)
             await supervisor.start()
             stack.push_async_callback(supervisor.stop)
         ready = _ready(plan, mds.address, mds.grpc_address, host.address, endpoint)

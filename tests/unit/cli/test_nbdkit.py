@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import nbdkit
-from gateway.cli.nbdkit import Endpoint, Export, Supervisor, plugin_environment
+from gateway.cli.child import Supervisor, end_orphan
+from gateway.cli.nbdkit import Endpoint, Export, plugin_environment, supervise
 from gateway.errors import BusyError, ConfigError, CopygateError, InvalidArgumentError
 
 
@@ -153,7 +154,7 @@ def fake(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def supervisor(folder: Path) -> tuple[Supervisor, socket.socket]:
     sock, _ = Endpoint(path=folder / "s").bind()
-    return Supervisor(Export(mds="a:1", owner="o"), sock, folder / "pid"), sock
+    return supervise(Export(mds="a:1", owner="o"), sock, folder / "pid"), sock
 
 
 def alive(pid: int) -> bool:
@@ -184,7 +185,6 @@ async def test_nbdkit_is_started_again_and_ends_with_us(fake: Path) -> None:
         assert second is not None
         await child.stop()
         assert not alive(second)
-        assert not (fake / "pid").exists()
 
 
 async def test_what_nbdkit_refuses_is_said(fake: Path) -> None:
@@ -206,17 +206,17 @@ def start_program(words: list[str]) -> subprocess.Popen[bytes]:
 
 def test_an_orphan_is_ended_and_a_stranger_with_its_number_is_not(short: Path) -> None:
     pidfile = short / "nbdkit.pid"
-    nbdkit.end_orphan(pidfile)
+    end_orphan(pidfile, "nbdkit")
     pidfile.write_text("nonsense")
-    nbdkit.end_orphan(pidfile)
+    end_orphan(pidfile, "nbdkit")
     # Its words as nbdkit's: the shell ignores what follows the script.
     orphan = start_program(["/bin/sh", "-c", "sleep 1000; :", "nbdkit", str(pidfile)])
     pidfile.write_text(f"{orphan.pid}\n")
-    nbdkit.end_orphan(pidfile)
+    end_orphan(pidfile, "nbdkit")
     assert orphan.wait(timeout=5) == -signal.SIGKILL
     stranger = start_program(["sleep", "1000"])
     pidfile.write_text(str(stranger.pid))
-    nbdkit.end_orphan(pidfile)
+    end_orphan(pidfile, "nbdkit")
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
