@@ -55,13 +55,13 @@ static uint8_t *put_group(uint8_t *p, uint32_t id, enum alua_state state, const 
     return p;
 }
 
-struct scsi_outcome alua_report(const lun_shared_state *shared, const struct alua_own *own,
-                                const uint8_t *cdb, uint8_t out[ALUA_REPORT_MAX], size_t *length) {
+struct bs_status alua_report(const lun_shared_state *shared, const struct alua_own *own,
+                             const uint8_t *cdb, uint8_t out[ALUA_REPORT_MAX], size_t *length) {
     *length = 0;
     unsigned format = cdb[1] >> 5;
     if (format > 1)
-        return (struct scsi_outcome){SCSI_CHECK_CONDITION, SENSE_ILLEGAL_REQUEST,
-                                     ASC_INVALID_FIELD_IN_CDB};
+        return (struct bs_status){SAM_CHECK_CONDITION, KEY_ILLEGAL_REQUEST,
+                                  ASC_INVALID_FIELD_IN_CDB};
     uint8_t *p = out + 4;
     if (format == 1) {
         *p++ = 0x10;
@@ -80,17 +80,16 @@ struct scsi_outcome alua_report(const lun_shared_state *shared, const struct alu
     *length = (size_t)(p - out);
     assert(*length <= ALUA_REPORT_MAX);
     put16(put16(out, 0), (uint32_t)*length - 4);
-    return (struct scsi_outcome){.status = SCSI_GOOD};
+    return (struct bs_status){.status = SAM_GOOD};
 }
 
-static struct scsi_outcome illegal(uint16_t asc) {
-    return (struct scsi_outcome){SCSI_CHECK_CONDITION, SENSE_ILLEGAL_REQUEST, asc};
+static struct bs_status illegal(uint16_t asc) {
+    return (struct bs_status){SAM_CHECK_CONDITION, KEY_ILLEGAL_REQUEST, asc};
 }
 
 // What one descriptor asks for.
-static struct scsi_outcome parse_descriptor(const lun_shared_state *shared,
-                                            const struct alua_own *own, const uint8_t *data,
-                                            bool *take_over) {
+static struct bs_status parse_descriptor(const lun_shared_state *shared, const struct alua_own *own,
+                                         const uint8_t *data, bool *take_over) {
     unsigned state = data[0] & 0x0f;
     uint32_t id = be16(data + 2);
     if (state != ALUA_OPTIMIZED && state != ALUA_STANDBY)
@@ -110,14 +109,14 @@ static struct scsi_outcome parse_descriptor(const lun_shared_state *shared,
         return illegal(ASC_INVALID_FIELD_IN_PARAMETERS);
     if (ours && state == ALUA_OPTIMIZED && now != ALUA_OPTIMIZED) {
         *take_over = true;
-        return (struct scsi_outcome){.status = SCSI_GOOD};
+        return (struct bs_status){.status = SAM_GOOD};
     }
     if (state == now)
-        return (struct scsi_outcome){.status = SCSI_GOOD};
+        return (struct bs_status){.status = SAM_GOOD};
     // "The other one to standby" comes with "this one to active" in one list, in either order.
     if (!ours && state == ALUA_STANDBY)
-        return (struct scsi_outcome){.status = SCSI_GOOD};
-    return (struct scsi_outcome){SCSI_CHECK_CONDITION, SENSE_HARDWARE_ERROR, ASC_SET_GROUPS_FAILED};
+        return (struct bs_status){.status = SAM_GOOD};
+    return (struct bs_status){SAM_CHECK_CONDITION, KEY_HARDWARE_ERROR, ASC_SET_GROUPS_FAILED};
 }
 
 static bool others_to_standby(const struct alua_own *own, const uint8_t *data, size_t length) {
@@ -128,18 +127,18 @@ static bool others_to_standby(const struct alua_own *own, const uint8_t *data, s
     return false;
 }
 
-struct scsi_outcome alua_parse_set(const lun_shared_state *shared, const struct alua_own *own,
-                                   const uint8_t *cdb, const uint8_t *data, size_t length,
-                                   bool *take_over) {
+struct bs_status alua_parse_set(const lun_shared_state *shared, const struct alua_own *own,
+                                const uint8_t *cdb, const uint8_t *data, size_t length,
+                                bool *take_over) {
     *take_over = false;
     uint32_t announced = be32(cdb + 6);
     if (announced == 0)
-        return (struct scsi_outcome){.status = SCSI_GOOD};
+        return (struct bs_status){.status = SAM_GOOD};
     if (announced < 4 || announced % 4 != 0 || length < announced)
-        return illegal(ASC_PARAMETER_LIST_LENGTH);
+        return illegal(ASC_PARAMETER_LENGTH);
     for (size_t at = 4; at < announced; at += 4) {
-        struct scsi_outcome outcome = parse_descriptor(shared, own, data + at, take_over);
-        if (outcome.status != SCSI_GOOD) {
+        struct bs_status outcome = parse_descriptor(shared, own, data + at, take_over);
+        if (outcome.status != SAM_GOOD) {
             *take_over = false;
             return outcome;
         }
@@ -148,9 +147,8 @@ struct scsi_outcome alua_parse_set(const lun_shared_state *shared, const struct 
     bool other_active = own->state != ALUA_OPTIMIZED && shared->has_active_gateway &&
                         strcmp(shared->active_gateway, own->gateway) != 0;
     if (!*take_over && other_active && others_to_standby(own, data, announced))
-        return (struct scsi_outcome){SCSI_CHECK_CONDITION, SENSE_HARDWARE_ERROR,
-                                     ASC_SET_GROUPS_FAILED};
-    return (struct scsi_outcome){.status = SCSI_GOOD};
+        return (struct bs_status){SAM_CHECK_CONDITION, KEY_HARDWARE_ERROR, ASC_SET_GROUPS_FAILED};
+    return (struct bs_status){.status = SAM_GOOD};
 }
 
 static bool answered_in_standby(const uint8_t *cdb) {
@@ -180,12 +178,11 @@ static bool answered_in_standby(const uint8_t *cdb) {
     }
 }
 
-struct scsi_outcome alua_access(enum alua_state state, const uint8_t *cdb) {
+struct bs_status alua_access(enum alua_state state, const uint8_t *cdb) {
     if (state == ALUA_OPTIMIZED || answered_in_standby(cdb))
-        return (struct scsi_outcome){.status = SCSI_GOOD};
-    return (struct scsi_outcome){SCSI_CHECK_CONDITION, SENSE_NOT_READY,
-                                 state == ALUA_TRANSITIONING ? ASC_ALUA_TRANSITION
-                                                             : ASC_ALUA_STANDBY};
+        return (struct bs_status){.status = SAM_GOOD};
+    return (struct bs_status){SAM_CHECK_CONDITION, KEY_NOT_READY,
+                              state == ALUA_TRANSITIONING ? ASC_TRANSITION : ASC_STANDBY};
 }
 
 // SPC-4 7.8.6: protocol iSCSI, binary, associated with the target port.

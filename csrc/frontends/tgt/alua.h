@@ -17,11 +17,7 @@ enum {
     ALUA_DESCRIPTORS_SIZE = 16,
 };
 
-enum {
-    ASC_ALUA_TRANSITION = 0x040a,
-    ASC_ALUA_STANDBY = 0x040b,
-    ASC_SET_GROUPS_FAILED = 0x670a,
-};
+enum { ASC_SET_GROUPS_FAILED = 0x670a };
 
 enum alua_state {
     ALUA_OPTIMIZED = 0x0,
@@ -40,18 +36,18 @@ struct alua_own {
 // Encodes REPORT TARGET PORT GROUPS for the CDB, either format, into `out`; *length is what it has
 // in full. Groups of the shared state are active if their gateway is its active one; the own group
 // has the own state, and is there even if the shared state does not have it yet.
-struct scsi_outcome alua_report(const lun_shared_state *shared, const struct alua_own *own,
-                                const uint8_t *cdb, uint8_t out[ALUA_REPORT_MAX], size_t *length);
+struct bs_status alua_report(const lun_shared_state *shared, const struct alua_own *own,
+                             const uint8_t *cdb, uint8_t out[ALUA_REPORT_MAX], size_t *length);
 
 // Decodes SET TARGET PORT GROUPS. GOOD with *take_over says that this gateway has to become the
 // active one; GOOD without it, that all is as asked already. A gateway cannot hand the volume to
 // another: that is asked of the other.
-struct scsi_outcome alua_parse_set(const lun_shared_state *shared, const struct alua_own *own,
-                                   const uint8_t *cdb, const uint8_t *data, size_t length,
-                                   bool *take_over);
+struct bs_status alua_parse_set(const lun_shared_state *shared, const struct alua_own *own,
+                                const uint8_t *cdb, const uint8_t *data, size_t length,
+                                bool *take_over);
 
 // Whether a standby logical unit answers the command; for all others the outcome says why not.
-struct scsi_outcome alua_access(enum alua_state state, const uint8_t *cdb);
+struct bs_status alua_access(enum alua_state state, const uint8_t *cdb);
 
 // VPD page 83h: the designators of the relative target port and of the target port group.
 void alua_designators(const struct alua_own *own, uint8_t out[ALUA_DESCRIPTORS_SIZE]);

@@ -89,8 +89,8 @@ static bool third_party(const uint8_t *cdb) {
     return long_form ? (cdb[1] & 0x13) != 0 : (cdb[1] & 0x11) != 0;
 }
 
-struct scsi_outcome reservation_reserve(reservation_state *state,
-                                        const struct reservation_nexus *nexus, const uint8_t *cdb) {
+struct bs_status reservation_reserve(reservation_state *state,
+                                     const struct reservation_nexus *nexus, const uint8_t *cdb) {
     if (third_party(cdb))
         return outcome_illegal(ASC_INVALID_FIELD_IN_CDB);
     if (excepted(state, nexus))
@@ -106,8 +106,8 @@ struct scsi_outcome reservation_reserve(reservation_state *state,
     return outcome_good();
 }
 
-struct scsi_outcome reservation_release(reservation_state *state,
-                                        const struct reservation_nexus *nexus, const uint8_t *cdb) {
+struct bs_status reservation_release(reservation_state *state,
+                                     const struct reservation_nexus *nexus, const uint8_t *cdb) {
     if (third_party(cdb))
         return outcome_illegal(ASC_INVALID_FIELD_IN_CDB);
     if (excepted(state, nexus))

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "frontends/tgt/sense.h"
 #include "gateway/proto/iscsi.pb.h"
 
 typedef copygate_iscsi_ReservationState reservation_state;
@@ -26,37 +27,11 @@ enum {
     RESERVATION_IN_MAX = 40960,  // the longest PERSISTENT RESERVE IN answer
 };
 
-// How a command ends: a SAM status, and with CHECK CONDITION a sense key and code.
-struct scsi_outcome {
-    uint8_t status;
-    uint8_t sense_key;
-    uint16_t asc; // additional sense code and qualifier, 0x2604 for 26h/04h
-};
-
+// Additional sense codes of reservations alone.
 enum {
-    SCSI_GOOD = 0x00,
-    SCSI_CHECK_CONDITION = 0x02,
-    SCSI_BUSY = 0x08,
-    SCSI_RESERVATION_CONFLICT = 0x18,
-};
-
-enum {
-    SENSE_NOT_READY = 0x02,
-    SENSE_HARDWARE_ERROR = 0x04,
-    SENSE_ILLEGAL_REQUEST = 0x05,
-    SENSE_UNIT_ATTENTION = 0x06,
-};
-
-enum {
-    ASC_PARAMETER_LIST_LENGTH = 0x1a00,
-    ASC_INVALID_OPCODE = 0x2000,
-    ASC_INVALID_FIELD_IN_CDB = 0x2400,
-    ASC_INVALID_FIELD_IN_PARAMETERS = 0x2600,
     ASC_INVALID_RELEASE = 0x2604,
-    ASC_RESERVATIONS_PREEMPTED = 0x2a03,
     ASC_RESERVATIONS_RELEASED = 0x2a04,
     ASC_REGISTRATIONS_PREEMPTED = 0x2a05,
-    ASC_ASYMMETRIC_ACCESS_CHANGED = 0x2a06,
     ASC_NO_REGISTRATION_RESOURCES = 0x5504,
 };
 
@@ -109,8 +84,8 @@ struct reservation_request {
 };
 
 // Decodes a command. `length` bytes of the parameter list at `data` have arrived.
-struct scsi_outcome reservation_parse_out(const uint8_t *cdb, const uint8_t *data, size_t length,
-                                          struct reservation_request *request);
+struct bs_status reservation_parse_out(const uint8_t *cdb, const uint8_t *data, size_t length,
+                                       struct reservation_request *request);
 
 // Target ports of the logical unit, for ALL_TG_PT and REGISTER AND MOVE.
 struct reservation_ports {
@@ -119,23 +94,23 @@ struct reservation_ports {
 };
 
 // Does what the request asks on `state`, which is unchanged unless the outcome is GOOD.
-struct scsi_outcome reservation_out(reservation_state *state, const struct reservation_nexus *nexus,
-                                    const struct reservation_request *request,
-                                    const struct reservation_ports *ports);
+struct bs_status reservation_out(reservation_state *state, const struct reservation_nexus *nexus,
+                                 const struct reservation_request *request,
+                                 const struct reservation_ports *ports);
 
 // --- PERSISTENT RESERVE IN
 
 // Encodes the answer for the service action in `cdb` into `out`; *length is what it has in full:
 // the caller sends at most the allocation length of the CDB.
-struct scsi_outcome reservation_in(const reservation_state *state, const uint8_t *cdb,
-                                   uint8_t out[RESERVATION_IN_MAX], size_t *length);
+struct bs_status reservation_in(const reservation_state *state, const uint8_t *cdb,
+                                uint8_t out[RESERVATION_IN_MAX], size_t *length);
 
 // --- RESERVE and RELEASE
 
-struct scsi_outcome reservation_reserve(reservation_state *state,
-                                        const struct reservation_nexus *nexus, const uint8_t *cdb);
-struct scsi_outcome reservation_release(reservation_state *state,
-                                        const struct reservation_nexus *nexus, const uint8_t *cdb);
+struct bs_status reservation_reserve(reservation_state *state,
+                                     const struct reservation_nexus *nexus, const uint8_t *cdb);
+struct bs_status reservation_release(reservation_state *state,
+                                     const struct reservation_nexus *nexus, const uint8_t *cdb);
 
 // Ends what RESERVE made: a logical unit reset, or (nexus not NULL) the end of a nexus. Returns
 // whether there was something.
@@ -154,14 +129,18 @@ bool reservation_allows(const reservation_state *state, const struct reservation
 struct reservation_notice {
     const char *initiator_port; // points into the old state
     uint32_t target_port;
-    uint16_t asc; // unit attention for this nexus
-    bool abort;   // PREEMPT AND ABORT: its commands have to end before the change is acknowledged
+    uint16_t code; // unit attention for this nexus
+    bool abort;    // PREEMPT AND ABORT: its commands have to end before the change is acknowledged
 };
 
 // Compares two states and says who has to be told what; by the gateway that made the change, and by
 // each that learns of it. `out` has room for RESERVATION_REGISTRATIONS_MAX. Returns the count.
 unsigned reservation_notices(const reservation_state *before, const reservation_state *after,
                              struct reservation_notice *out);
+
+// Whether some nexus may do less after the change than before, so that IO that was let in before
+// has to end until the change is acknowledged.
+bool reservation_forbids_more(const reservation_state *before, const reservation_state *after);
 
 // Whether a state that was read from elsewhere keeps the rules that the functions above rely on.
 bool reservation_valid(const reservation_state *state);

@@ -72,8 +72,8 @@ static void report_capabilities(const reservation_state *state, uint8_t out[8]) 
     out[5] = 0x01;                                // type 8
 }
 
-struct scsi_outcome reservation_in(const reservation_state *state, const uint8_t *cdb,
-                                   uint8_t out[RESERVATION_IN_MAX], size_t *length) {
+struct bs_status reservation_in(const reservation_state *state, const uint8_t *cdb,
+                                uint8_t out[RESERVATION_IN_MAX], size_t *length) {
     *length = 0;
     uint8_t action = cdb[1] & 0x1f;
     if (action > READ_FULL_STATUS)

@@ -15,16 +15,16 @@ static inline uint64_t reservation_be64(const uint8_t *p) {
     return value;
 }
 
-static inline struct scsi_outcome outcome_good(void) {
-    return (struct scsi_outcome){.status = SCSI_GOOD};
+static inline struct bs_status outcome_good(void) {
+    return (struct bs_status){.status = SAM_GOOD};
 }
 
-static inline struct scsi_outcome outcome_conflict(void) {
-    return (struct scsi_outcome){.status = SCSI_RESERVATION_CONFLICT};
+static inline struct bs_status outcome_conflict(void) {
+    return (struct bs_status){.status = SAM_RESERVATION_CONFLICT};
 }
 
-static inline struct scsi_outcome outcome_illegal(uint16_t asc) {
-    return (struct scsi_outcome){SCSI_CHECK_CONDITION, SENSE_ILLEGAL_REQUEST, asc};
+static inline struct bs_status outcome_illegal(uint16_t asc) {
+    return (struct bs_status){SAM_CHECK_CONDITION, KEY_ILLEGAL_REQUEST, asc};
 }
 
 bool reservation_type_valid(uint32_t type);

@@ -49,9 +49,33 @@ unsigned reservation_notices(const reservation_state *before, const reservation_
         out[count++] = (struct reservation_notice){
             .initiator_port = one->initiator_port,
             .target_port = one->target_port,
-            .asc = asc,
+            .code = asc,
             .abort = gone && change->action == PR_PREEMPT_AND_ABORT,
         };
     }
     return count;
+}
+
+// Whether the nexus of `one` had access that it might have lost.
+static bool loses(const reservation_state *before, const reservation_state *after,
+                  const reservation_registration *one) {
+    struct reservation_nexus nexus = {one->initiator_port, one->target_port};
+    static const uint8_t write_cdb[16] = {0x8a};
+    return reservation_allows(before, &nexus, write_cdb) &&
+           !reservation_allows(after, &nexus, write_cdb);
+}
+
+bool reservation_forbids_more(const reservation_state *before, const reservation_state *after) {
+    if (after->has_reserved_by && !before->has_reserved_by)
+        return true;
+    if (after->type == PR_NONE)
+        return false;
+    // Who is not registered: nothing about them but the type matters.
+    if (after->type != before->type)
+        return true;
+    for (unsigned i = 0; i < before->registrations_count; i++) {
+        if (loses(before, after, &before->registrations[i]))
+            return true;
+    }
+    return false;
 }

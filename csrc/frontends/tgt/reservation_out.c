@@ -27,8 +27,8 @@ static void hold(reservation_state *state, int registration, uint32_t type) {
 }
 
 // Adds a registration or changes its key.
-static struct scsi_outcome set_key(reservation_state *state, const char *initiator_port,
-                                   uint32_t target_port, uint64_t key) {
+static struct bs_status set_key(reservation_state *state, const char *initiator_port,
+                                uint32_t target_port, uint64_t key) {
     struct reservation_nexus nexus = {initiator_port, target_port};
     int found = reservation_find(state, &nexus);
     if (found < 0) {
@@ -44,13 +44,13 @@ static struct scsi_outcome set_key(reservation_state *state, const char *initiat
     return outcome_good();
 }
 
-static struct scsi_outcome register_ports(struct change *change, const char *initiator_port) {
+static struct bs_status register_ports(struct change *change, const char *initiator_port) {
     uint64_t key = change->request->action_key;
-    struct scsi_outcome outcome =
+    struct bs_status outcome =
         set_key(change->state, initiator_port, change->nexus->target_port, key);
     if (!change->request->all_target_ports)
         return outcome;
-    for (unsigned i = 0; i < change->ports->count && outcome.status == SCSI_GOOD; i++)
+    for (unsigned i = 0; i < change->ports->count && outcome.status == SAM_GOOD; i++)
         outcome = set_key(change->state, initiator_port, change->ports->ids[i], key);
     return outcome;
 }
@@ -67,7 +67,7 @@ static void unregister(struct change *change) {
     }
 }
 
-static struct scsi_outcome register_named(struct change *change) {
+static struct bs_status register_named(struct change *change) {
     const uint8_t *at = change->request->transport_ids;
     size_t left = change->request->transport_ids_length;
     while (left > 0) {
@@ -75,8 +75,8 @@ static struct scsi_outcome register_named(struct change *change) {
         size_t used = reservation_transport_id_parse(at, left, name);
         if (used == 0)
             return outcome_illegal(ASC_INVALID_FIELD_IN_PARAMETERS);
-        struct scsi_outcome outcome = register_ports(change, name);
-        if (outcome.status != SCSI_GOOD)
+        struct bs_status outcome = register_ports(change, name);
+        if (outcome.status != SAM_GOOD)
             return outcome;
         at += used;
         left -= used;
@@ -84,7 +84,7 @@ static struct scsi_outcome register_named(struct change *change) {
     return outcome_good();
 }
 
-static struct scsi_outcome do_register(struct change *change, bool ignore_existing) {
+static struct bs_status do_register(struct change *change, bool ignore_existing) {
     const struct reservation_request *request = change->request;
     if (!ignore_existing) {
         uint64_t expected = change->own < 0 ? 0 : change->state->registrations[change->own].key;
@@ -103,13 +103,13 @@ static struct scsi_outcome do_register(struct change *change, bool ignore_existi
         unregister(change);
         return outcome_good();
     }
-    struct scsi_outcome outcome = register_ports(change, change->nexus->initiator_port);
-    if (outcome.status == SCSI_GOOD && request->named_initiators)
+    struct bs_status outcome = register_ports(change, change->nexus->initiator_port);
+    if (outcome.status == SAM_GOOD && request->named_initiators)
         outcome = register_named(change);
     return outcome;
 }
 
-static struct scsi_outcome do_reserve(struct change *change) {
+static struct bs_status do_reserve(struct change *change) {
     reservation_state *state = change->state;
     const struct reservation_request *request = change->request;
     change->counts = false;
@@ -123,7 +123,7 @@ static struct scsi_outcome do_reserve(struct change *change) {
     return same ? outcome_good() : outcome_conflict();
 }
 
-static struct scsi_outcome do_release(struct change *change) {
+static struct bs_status do_release(struct change *change) {
     reservation_state *state = change->state;
     change->counts = false;
     if (!reservation_holds(state, change->own))
@@ -134,7 +134,7 @@ static struct scsi_outcome do_release(struct change *change) {
     return outcome_good();
 }
 
-static struct scsi_outcome do_clear(struct change *change) {
+static struct bs_status do_clear(struct change *change) {
     reservation_end(change->state);
     change->state->registrations_count = 0;
     return outcome_good();
@@ -169,7 +169,7 @@ static bool preempts_holder(const reservation_state *state, uint64_t key) {
     return false;
 }
 
-static struct scsi_outcome do_preempt(struct change *change) {
+static struct bs_status do_preempt(struct change *change) {
     reservation_state *state = change->state;
     uint64_t key = change->request->action_key;
     if (!preempts_holder(state, key)) {
@@ -195,7 +195,7 @@ static bool known_port(const struct change *change, uint32_t port) {
     return false;
 }
 
-static struct scsi_outcome do_move(struct change *change) {
+static struct bs_status do_move(struct change *change) {
     reservation_state *state = change->state;
     const struct reservation_request *request = change->request;
     if (state->type == PR_NONE)
@@ -213,8 +213,8 @@ static struct scsi_outcome do_move(struct change *change) {
     // First, so that a full table has room for the new one.
     if (request->unregister)
         reservation_remove(state, change->own);
-    struct scsi_outcome outcome = set_key(state, name, request->move_port, request->action_key);
-    if (outcome.status != SCSI_GOOD)
+    struct bs_status outcome = set_key(state, name, request->move_port, request->action_key);
+    if (outcome.status != SAM_GOOD)
         return outcome;
     struct reservation_nexus to = {name, request->move_port};
     hold(state, reservation_find(state, &to), type);
@@ -223,7 +223,7 @@ static struct scsi_outcome do_move(struct change *change) {
     return outcome_good();
 }
 
-static struct scsi_outcome apply(struct change *change) {
+static struct bs_status apply(struct change *change) {
     const struct reservation_request *request = change->request;
     if (request->action == PR_REGISTER || request->action == PR_REGISTER_AND_IGNORE)
         return do_register(change, request->action == PR_REGISTER_AND_IGNORE);
@@ -247,19 +247,19 @@ static struct scsi_outcome apply(struct change *change) {
     }
 }
 
-struct scsi_outcome reservation_out(reservation_state *state, const struct reservation_nexus *nexus,
-                                    const struct reservation_request *request,
-                                    const struct reservation_ports *ports) {
+struct bs_status reservation_out(reservation_state *state, const struct reservation_nexus *nexus,
+                                 const struct reservation_request *request,
+                                 const struct reservation_ports *ports) {
     // SPC-2: while RESERVE holds the unit, nobody may use persistent reservations.
     if (state->has_reserved_by && state->reserved_by[0] != '\0')
         return outcome_conflict();
     reservation_state *copy = malloc(sizeof(*copy));
     if (copy == NULL)
-        return (struct scsi_outcome){.status = SCSI_BUSY};
+        return (struct bs_status){.status = SAM_BUSY};
     memcpy(copy, state, sizeof(*copy));
     struct change change = {copy, nexus, request, ports, reservation_find(state, nexus), true};
-    struct scsi_outcome outcome = apply(&change);
-    if (outcome.status == SCSI_GOOD) {
+    struct bs_status outcome = apply(&change);
+    if (outcome.status == SAM_GOOD) {
         if (change.counts)
             copy->generation++;
         copy->has_change = true;

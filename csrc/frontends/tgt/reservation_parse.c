@@ -14,11 +14,11 @@ static uint32_t be32(const uint8_t *p) {
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-static struct scsi_outcome parse_move(const uint8_t *data, size_t length,
-                                      struct reservation_request *request) {
+static struct bs_status parse_move(const uint8_t *data, size_t length,
+                                   struct reservation_request *request) {
     uint32_t ids = be32(data + 20);
     if (ids < TRANSPORT_ID_MIN || ids % 4 != 0 || length != PARAMETER_LIST_LENGTH + (size_t)ids)
-        return outcome_illegal(ASC_PARAMETER_LIST_LENGTH);
+        return outcome_illegal(ASC_PARAMETER_LENGTH);
     request->unregister = (data[17] & 0x02) != 0;
     request->aptpl = (data[17] & 0x01) != 0;
     request->move_port = (uint32_t)data[18] << 8 | data[19];
@@ -27,23 +27,23 @@ static struct scsi_outcome parse_move(const uint8_t *data, size_t length,
     return outcome_good();
 }
 
-static struct scsi_outcome parse_named(const uint8_t *data, size_t length,
-                                       struct reservation_request *request) {
+static struct bs_status parse_named(const uint8_t *data, size_t length,
+                                    struct reservation_request *request) {
     // Defined for REGISTER alone.
     if (request->action != PR_REGISTER)
         return outcome_illegal(ASC_INVALID_FIELD_IN_PARAMETERS);
     if (length < PARAMETER_LIST_LENGTH + 4U)
-        return outcome_illegal(ASC_PARAMETER_LIST_LENGTH);
+        return outcome_illegal(ASC_PARAMETER_LENGTH);
     uint32_t ids = be32(data + PARAMETER_LIST_LENGTH);
     if (length != PARAMETER_LIST_LENGTH + 4U + (size_t)ids)
-        return outcome_illegal(ASC_PARAMETER_LIST_LENGTH);
+        return outcome_illegal(ASC_PARAMETER_LENGTH);
     request->transport_ids = data + PARAMETER_LIST_LENGTH + 4;
     request->transport_ids_length = ids;
     return outcome_good();
 }
 
-struct scsi_outcome reservation_parse_out(const uint8_t *cdb, const uint8_t *data, size_t length,
-                                          struct reservation_request *request) {
+struct bs_status reservation_parse_out(const uint8_t *cdb, const uint8_t *data, size_t length,
+                                       struct reservation_request *request) {
     memset(request, 0, sizeof(*request));
     request->action = cdb[1] & 0x1f;
     request->scope = cdb[2] >> 4;
@@ -52,7 +52,7 @@ struct scsi_outcome reservation_parse_out(const uint8_t *cdb, const uint8_t *dat
         return outcome_illegal(ASC_INVALID_FIELD_IN_CDB);
     uint32_t announced = be32(cdb + 5);
     if (announced < PARAMETER_LIST_LENGTH || length < announced)
-        return outcome_illegal(ASC_PARAMETER_LIST_LENGTH);
+        return outcome_illegal(ASC_PARAMETER_LENGTH);
     request->key = reservation_be64(data);
     request->action_key = reservation_be64(data + 8);
     if (request->action == PR_REGISTER_AND_MOVE)
@@ -63,7 +63,7 @@ struct scsi_outcome reservation_parse_out(const uint8_t *cdb, const uint8_t *dat
     if (request->named_initiators)
         return parse_named(data, announced, request);
     if (announced != PARAMETER_LIST_LENGTH)
-        return outcome_illegal(ASC_PARAMETER_LIST_LENGTH);
+        return outcome_illegal(ASC_PARAMETER_LENGTH);
     return outcome_good();
 }
 

@@ -36,11 +36,11 @@ static void both_gateways_report_the_same_groups(void **unused) {
     static const uint8_t cdb[12] = {0xa3, 0x0a};
     uint8_t out[ALUA_REPORT_MAX];
     size_t length;
-    assert_int_equal(alua_report(&shared, &EAST, cdb, out, &length).status, SCSI_GOOD);
+    assert_int_equal(alua_report(&shared, &EAST, cdb, out, &length).status, SAM_GOOD);
     assert_int_equal(length, sizeof(expected));
     assert_memory_equal(out, expected, sizeof(expected));
     memset(out, 0xff, sizeof(out));
-    assert_int_equal(alua_report(&shared, &WEST, cdb, out, &length).status, SCSI_GOOD);
+    assert_int_equal(alua_report(&shared, &WEST, cdb, out, &length).status, SAM_GOOD);
     assert_int_equal(length, sizeof(expected));
     assert_memory_equal(out, expected, sizeof(expected));
 }
@@ -50,13 +50,13 @@ static void the_extended_header_comes_first(void **unused) {
     static const uint8_t cdb[12] = {0xa3, 0x2a};
     uint8_t out[ALUA_REPORT_MAX];
     size_t length;
-    assert_int_equal(alua_report(&shared, &EAST, cdb, out, &length).status, SCSI_GOOD);
+    assert_int_equal(alua_report(&shared, &EAST, cdb, out, &length).status, SAM_GOOD);
     assert_int_equal(length, 32);
     assert_int_equal(out[3], 28);
     assert_int_equal(out[4], 0x10);
     assert_int_equal(out[8 + 3], 1);
     static const uint8_t unknown[12] = {0xa3, 0x4a};
-    assert_int_equal(alua_report(&shared, &EAST, unknown, out, &length).asc,
+    assert_int_equal(alua_report(&shared, &EAST, unknown, out, &length).code,
                      ASC_INVALID_FIELD_IN_CDB);
 }
 
@@ -66,14 +66,14 @@ static void a_gateway_that_is_not_listed_yet_reports_itself(void **unused) {
     struct alua_own north = {"north", 7, 9, ALUA_STANDBY};
     uint8_t out[ALUA_REPORT_MAX];
     size_t length;
-    assert_int_equal(alua_report(&shared, &north, cdb, out, &length).status, SCSI_GOOD);
+    assert_int_equal(alua_report(&shared, &north, cdb, out, &length).status, SAM_GOOD);
     assert_int_equal(length, 4 + 3 * 12);
     assert_int_equal(out[4 + 24 + 3], 7);
     assert_int_equal(out[4 + 24 + 11], 9);
 }
 
-static struct scsi_outcome set(const struct alua_own *own, const uint8_t *list, size_t length,
-                               bool *take_over) {
+static struct bs_status set(const struct alua_own *own, const uint8_t *list, size_t length,
+                            bool *take_over) {
     uint8_t cdb[12] = {0xa4, 0x0a};
     cdb[9] = (uint8_t)length;
     return alua_parse_set(&shared, own, cdb, list, length, take_over);
@@ -83,10 +83,10 @@ static void a_standby_that_is_told_takes_over(void **unused) {
     (void)unused;
     bool take;
     static const uint8_t activate[8] = {0, 0, 0, 0, 0x00, 0, 0, 2};
-    assert_int_equal(set(&WEST, activate, 8, &take).status, SCSI_GOOD);
+    assert_int_equal(set(&WEST, activate, 8, &take).status, SAM_GOOD);
     assert_true(take);
     static const uint8_t both[12] = {0, 0, 0, 0, 0x02, 0, 0, 1, 0x00, 0, 0, 2};
-    assert_int_equal(set(&WEST, both, 12, &take).status, SCSI_GOOD);
+    assert_int_equal(set(&WEST, both, 12, &take).status, SAM_GOOD);
     assert_true(take);
 }
 
@@ -94,12 +94,12 @@ static void what_is_so_already_is_good(void **unused) {
     (void)unused;
     bool take;
     static const uint8_t active[8] = {0, 0, 0, 0, 0x00, 0, 0, 1};
-    assert_int_equal(set(&EAST, active, 8, &take).status, SCSI_GOOD);
+    assert_int_equal(set(&EAST, active, 8, &take).status, SAM_GOOD);
     assert_false(take);
     static const uint8_t standby[8] = {0, 0, 0, 0, 0x02, 0, 0, 2};
-    assert_int_equal(set(&WEST, standby, 8, &take).status, SCSI_GOOD);
+    assert_int_equal(set(&WEST, standby, 8, &take).status, SAM_GOOD);
     assert_false(take);
-    assert_int_equal(set(&WEST, standby, 0, &take).status, SCSI_GOOD);
+    assert_int_equal(set(&WEST, standby, 0, &take).status, SAM_GOOD);
     assert_false(take);
 }
 
@@ -107,15 +107,15 @@ static void what_a_gateway_cannot_do_fails(void **unused) {
     (void)unused;
     bool take;
     static const uint8_t other_active[8] = {0, 0, 0, 0, 0x00, 0, 0, 2};
-    assert_int_equal(set(&EAST, other_active, 8, &take).asc, ASC_SET_GROUPS_FAILED);
+    assert_int_equal(set(&EAST, other_active, 8, &take).code, ASC_SET_GROUPS_FAILED);
     static const uint8_t step_back[8] = {0, 0, 0, 0, 0x02, 0, 0, 1};
-    assert_int_equal(set(&EAST, step_back, 8, &take).asc, ASC_SET_GROUPS_FAILED);
-    assert_int_equal(set(&WEST, step_back, 8, &take).asc, ASC_SET_GROUPS_FAILED);
+    assert_int_equal(set(&EAST, step_back, 8, &take).code, ASC_SET_GROUPS_FAILED);
+    assert_int_equal(set(&WEST, step_back, 8, &take).code, ASC_SET_GROUPS_FAILED);
     static const uint8_t unknown[8] = {0, 0, 0, 0, 0x00, 0, 0, 9};
-    assert_int_equal(set(&EAST, unknown, 8, &take).asc, ASC_INVALID_FIELD_IN_PARAMETERS);
+    assert_int_equal(set(&EAST, unknown, 8, &take).code, ASC_INVALID_FIELD_IN_PARAMETERS);
     static const uint8_t offline[8] = {0, 0, 0, 0, 0x0e, 0, 0, 2};
-    assert_int_equal(set(&WEST, offline, 8, &take).asc, ASC_INVALID_FIELD_IN_PARAMETERS);
-    assert_int_equal(set(&WEST, offline, 6, &take).asc, ASC_PARAMETER_LIST_LENGTH);
+    assert_int_equal(set(&WEST, offline, 8, &take).code, ASC_INVALID_FIELD_IN_PARAMETERS);
+    assert_int_equal(set(&WEST, offline, 6, &take).code, ASC_PARAMETER_LENGTH);
     assert_false(take);
 }
 
@@ -130,16 +130,16 @@ static void standby_answers_what_finds_paths_and_no_data(void **unused) {
         {0x89, 0}, {0x35, 0}, {0x16, 0}, {0x9e, 0x12}, {0x2f, 0}, {0x1b, 0},
     };
     for (unsigned i = 0; i < sizeof(answered) / 2; i++) {
-        assert_int_equal(alua_access(ALUA_STANDBY, answered[i]).status, SCSI_GOOD);
-        assert_int_equal(alua_access(ALUA_TRANSITIONING, answered[i]).status, SCSI_GOOD);
+        assert_int_equal(alua_access(ALUA_STANDBY, answered[i]).status, SAM_GOOD);
+        assert_int_equal(alua_access(ALUA_TRANSITIONING, answered[i]).status, SAM_GOOD);
     }
     for (unsigned i = 0; i < sizeof(refused) / 2; i++) {
-        struct scsi_outcome outcome = alua_access(ALUA_STANDBY, refused[i]);
-        assert_int_equal(outcome.status, SCSI_CHECK_CONDITION);
-        assert_int_equal(outcome.sense_key, SENSE_NOT_READY);
-        assert_int_equal(outcome.asc, ASC_ALUA_STANDBY);
-        assert_int_equal(alua_access(ALUA_TRANSITIONING, refused[i]).asc, ASC_ALUA_TRANSITION);
-        assert_int_equal(alua_access(ALUA_OPTIMIZED, refused[i]).status, SCSI_GOOD);
+        struct bs_status outcome = alua_access(ALUA_STANDBY, refused[i]);
+        assert_int_equal(outcome.status, SAM_CHECK_CONDITION);
+        assert_int_equal(outcome.key, KEY_NOT_READY);
+        assert_int_equal(outcome.code, ASC_STANDBY);
+        assert_int_equal(alua_access(ALUA_TRANSITIONING, refused[i]).code, ASC_TRANSITION);
+        assert_int_equal(alua_access(ALUA_OPTIMIZED, refused[i]).status, SAM_GOOD);
     }
 }
 

@@ -26,27 +26,27 @@ static int fresh(void **unused) {
     return 0;
 }
 
-static struct scsi_outcome out(const struct reservation_nexus *nexus, uint8_t action, uint8_t type,
-                               uint64_t key, uint64_t action_key) {
+static struct bs_status out(const struct reservation_nexus *nexus, uint8_t action, uint8_t type,
+                            uint64_t key, uint64_t action_key) {
     struct reservation_request request = {
         .action = action, .type = type, .key = key, .action_key = action_key};
-    struct scsi_outcome outcome = reservation_out(&state, nexus, &request, &PORTS);
+    struct bs_status outcome = reservation_out(&state, nexus, &request, &PORTS);
     assert_true(reservation_valid(&state));
     return outcome;
 }
 
-static void good(struct scsi_outcome outcome) {
-    assert_int_equal(outcome.status, SCSI_GOOD);
+static void good(struct bs_status outcome) {
+    assert_int_equal(outcome.status, SAM_GOOD);
 }
 
-static void conflict(struct scsi_outcome outcome) {
-    assert_int_equal(outcome.status, SCSI_RESERVATION_CONFLICT);
+static void conflict(struct bs_status outcome) {
+    assert_int_equal(outcome.status, SAM_RESERVATION_CONFLICT);
 }
 
-static void illegal(struct scsi_outcome outcome, uint16_t asc) {
-    assert_int_equal(outcome.status, SCSI_CHECK_CONDITION);
-    assert_int_equal(outcome.sense_key, SENSE_ILLEGAL_REQUEST);
-    assert_int_equal(outcome.asc, asc);
+static void illegal(struct bs_status outcome, uint16_t asc) {
+    assert_int_equal(outcome.status, SAM_CHECK_CONDITION);
+    assert_int_equal(outcome.key, KEY_ILLEGAL_REQUEST);
+    assert_int_equal(outcome.code, asc);
 }
 
 static void everybody_registers(void) {
@@ -66,7 +66,7 @@ static unsigned told(const reservation_state *before, const struct reservation_n
     for (unsigned i = 0; i < count; i++) {
         if (notices[i].target_port == nexus->target_port &&
             strcmp(notices[i].initiator_port, nexus->initiator_port) == 0)
-            return notices[i].asc | (notices[i].abort ? 0x10000U : 0);
+            return notices[i].code | (notices[i].abort ? 0x10000U : 0);
     }
     return 0;
 }
@@ -312,11 +312,11 @@ static void the_parameter_list_is_24_bytes(void **unused) {
     assert_int_equal(request.key, 1);
     assert_int_equal(request.action_key, 2);
     assert_true(request.all_target_ports && request.aptpl && !request.named_initiators);
-    illegal(reservation_parse_out(cdb, list, 23, &request), ASC_PARAMETER_LIST_LENGTH);
+    illegal(reservation_parse_out(cdb, list, 23, &request), ASC_PARAMETER_LENGTH);
     prepare(PR_REGISTER, 25);
-    illegal(reservation_parse_out(cdb, list, 25, &request), ASC_PARAMETER_LIST_LENGTH);
+    illegal(reservation_parse_out(cdb, list, 25, &request), ASC_PARAMETER_LENGTH);
     prepare(PR_REGISTER, 0);
-    illegal(reservation_parse_out(cdb, list, 0, &request), ASC_PARAMETER_LIST_LENGTH);
+    illegal(reservation_parse_out(cdb, list, 0, &request), ASC_PARAMETER_LENGTH);
     prepare(8, 24);
     illegal(reservation_parse_out(cdb, list, 24, &request), ASC_INVALID_FIELD_IN_CDB);
 }
@@ -382,7 +382,7 @@ static void garbled_transport_ids_are_refused(void **unused) {
         uint8_t *exact = malloc(length);
         assert_non_null(exact);
         memcpy(exact, list, length);
-        if (reservation_parse_out(cdb, exact, length, &request).status == SCSI_GOOD) {
+        if (reservation_parse_out(cdb, exact, length, &request).status == SAM_GOOD) {
             reservation_state copy = state;
             (void)reservation_out(&copy, &A, &request, &PORTS);
             assert_true(reservation_valid(&copy));
@@ -391,7 +391,7 @@ static void garbled_transport_ids_are_refused(void **unused) {
     }
 }
 
-static struct scsi_outcome move_to(const struct reservation_nexus *to, bool unregister) {
+static struct bs_status move_to(const struct reservation_nexus *to, bool unregister) {
     prepare(PR_REGISTER_AND_MOVE, 0);
     list[7] = 0xa;
     list[15] = 9;
@@ -400,7 +400,7 @@ static struct scsi_outcome move_to(const struct reservation_nexus *to, bool unre
     list[23] = transport_id(list + 24, to->initiator_port);
     cdb[8] = (uint8_t)(24 + list[23]);
     good(reservation_parse_out(cdb, list, 24U + list[23], &request));
-    struct scsi_outcome outcome = reservation_out(&state, &A, &request, &PORTS);
+    struct bs_status outcome = reservation_out(&state, &A, &request, &PORTS);
     assert_true(reservation_valid(&state));
     return outcome;
 }

@@ -70,9 +70,9 @@ static void drop(struct model *m, int n) {
 
 static int model_register(struct model *m, int n, const struct reservation_request *r) {
     if (r->action == PR_REGISTER && r->key != m->key[n])
-        return SCSI_RESERVATION_CONFLICT;
+        return SAM_RESERVATION_CONFLICT;
     if (m->key[n] == 0 && r->action_key == 0)
-        return SCSI_GOOD;
+        return SAM_GOOD;
     m->generation++;
     for (int i = n % 3; i < NEXUSES; i += 3) {
         if (i != n && !r->all_target_ports)
@@ -82,16 +82,16 @@ static int model_register(struct model *m, int n, const struct reservation_reque
         else if (m->key[i] != 0)
             drop(m, i);
     }
-    return SCSI_GOOD;
+    return SAM_GOOD;
 }
 
 static int model_preempt(struct model *m, int n, const struct reservation_request *r) {
     bool takes = m->type != 0 &&
                  (everybody(m->type) ? r->action_key == 0 : m->key[m->holder] == r->action_key);
     if (!takes && r->action_key == 0)
-        return SCSI_CHECK_CONDITION;
+        return SAM_CHECK_CONDITION;
     if (takes && !valid_type(r->type))
-        return SCSI_CHECK_CONDITION;
+        return SAM_CHECK_CONDITION;
     int removed = 0;
     bool all = takes && everybody(m->type);
     for (int i = 0; i < NEXUSES; i++) {
@@ -101,43 +101,43 @@ static int model_preempt(struct model *m, int n, const struct reservation_reques
         removed++;
     }
     if (!takes && removed == 0)
-        return SCSI_RESERVATION_CONFLICT;
+        return SAM_RESERVATION_CONFLICT;
     m->generation++;
     if (takes) {
         m->type = r->type;
         m->holder = everybody(r->type) ? -1 : n;
     }
-    return SCSI_GOOD;
+    return SAM_GOOD;
 }
 
 static int model_out(struct model *m, int n, const struct reservation_request *r) {
     if (r->action == PR_REGISTER || r->action == PR_REGISTER_AND_IGNORE)
         return model_register(m, n, r);
     if (m->key[n] == 0 || m->key[n] != r->key)
-        return SCSI_RESERVATION_CONFLICT;
+        return SAM_RESERVATION_CONFLICT;
     switch (r->action) {
     case PR_RESERVE:
         if (!valid_type(r->type))
-            return SCSI_CHECK_CONDITION;
+            return SAM_CHECK_CONDITION;
         if (m->type != 0)
-            return holds(m, n) && m->type == r->type ? SCSI_GOOD : SCSI_RESERVATION_CONFLICT;
+            return holds(m, n) && m->type == r->type ? SAM_GOOD : SAM_RESERVATION_CONFLICT;
         m->type = r->type;
         m->holder = everybody(r->type) ? -1 : n;
-        return SCSI_GOOD;
+        return SAM_GOOD;
     case PR_RELEASE:
         if (!holds(m, n))
-            return SCSI_GOOD;
+            return SAM_GOOD;
         if (m->type != r->type)
-            return SCSI_CHECK_CONDITION;
+            return SAM_CHECK_CONDITION;
         m->type = 0;
         m->holder = -1;
-        return SCSI_GOOD;
+        return SAM_GOOD;
     case PR_CLEAR:
         memset(m->key, 0, sizeof(m->key));
         m->type = 0;
         m->holder = -1;
         m->generation++;
-        return SCSI_GOOD;
+        return SAM_GOOD;
     default:
         return model_preempt(m, n, r);
     }
@@ -202,7 +202,7 @@ static void same_notices(const reservation_state *before_state, const reservatio
                 notices[i].target_port != nexus.target_port)
                 continue;
             found = true;
-            assert_int_equal(notices[i].asc, asc);
+            assert_int_equal(notices[i].code, asc);
             assert_int_equal(notices[i].abort, asc == 0x2a05 && r->action == PR_PREEMPT_AND_ABORT);
         }
         assert_true(found);
@@ -234,12 +234,12 @@ static void random_sequences_do_as_the_model_says(void **unused) {
         struct model before = model;
         before_state = state;
         struct reservation_nexus nexus = nexus_of(n);
-        struct scsi_outcome outcome = reservation_out(&state, &nexus, &r, &PORTS);
+        struct bs_status outcome = reservation_out(&state, &nexus, &r, &PORTS);
         int expected = model_out(&model, n, &r);
         assert_int_equal(outcome.status, expected);
-        answers[expected == SCSI_GOOD ? 0 : expected == SCSI_CHECK_CONDITION ? 1 : 2]++;
+        answers[expected == SAM_GOOD ? 0 : expected == SAM_CHECK_CONDITION ? 1 : 2]++;
         assert_true(reservation_valid(&state));
-        if (outcome.status == SCSI_GOOD) {
+        if (outcome.status == SAM_GOOD) {
             same(&model, &state);
             same_notices(&before_state, &state, &before, &model, n, &r);
         } else {
