@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -32,6 +32,8 @@ from gateway.errors import (
 )
 from gateway.mds import rules
 from gateway.proto import cluster_pb2 as cl
+from gateway.proto import export_pb2 as ex
+from gateway.proto import iscsi_pb2
 from gateway.proto import nameserver2_pb2 as ns
 from gateway.proto import shared_state_pb2 as ss
 from gateway.rpc.endpoint import parse_endpoint
@@ -283,6 +285,48 @@ class MdsClient:
         response = await self._checked(name, request, ss.GetStateResponse)
         return response.revision, response.state
 
+    # Exports over iSCSI
+
+    async def list_exports(
+        self, known_revision: int | None = None, wait_s: float = 0
+    ) -> tuple[int, Sequence[ex.ExportEntry] | None]:
+        """The revision of all exports, and ours, without secrets. With ``known_revision`` it waits
+        for another one, at most ``wait_s`` (10 at most), and returns None if there is none."""
+        request = ex.ListExportsRequest(**self._credentials())
+        if known_revision is not None:
+            request.known_revision = known_revision
+            request.wait_ms = int(wait_s * 1000)
+        response = await self._export("ListExports", request, ex.ListExportsResponse, wait_s)
+        if response.revision == known_revision:
+            return response.revision, None
+        return response.revision, list(response.exports)
+
+    async def get_export(self, iqn: str) -> ex.ExportEntry:
+        """An export with its secrets."""
+        request = ex.GetExportRequest(iqn=iqn, **self._credentials())
+        return (await self._export("GetExport", request, ex.GetExportResponse)).export
+
+    async def put_export(self, record: iscsi_pb2.ExportRecord, expected_revision: int) -> int:
+        """Makes (``expected_revision`` 0) or replaces an export; returns its new revision.
+        BusyError: it has another revision than the expected one."""
+        request = ex.PutExportRequest(
+            record=record, expected_revision=expected_revision, **self._credentials()
+        )
+        return (await self._export("PutExport", request, ex.PutExportResponse)).revision
+
+    async def delete_export(self, iqn: str, expected_revision: int) -> None:
+        """Removes an export. BusyError: it has another revision than the expected one."""
+        request = ex.DeleteExportRequest(
+            iqn=iqn, expected_revision=expected_revision, **self._credentials()
+        )
+        await self._export("DeleteExport", request, ex.DeleteExportResponse)
+
+    async def _export(
+        self, method: str, request: Message, response_type: type[M], wait_s: float = 0
+    ) -> M:
+        name = f"/{ex.DESCRIPTOR.package}.ExportService/{method}"
+        return await self._checked(name, request, response_type, wait_s)
+
     # The cluster
 
     async def register_chunkserver(
@@ -312,8 +356,10 @@ class MdsClient:
         name = f"/{ns.DESCRIPTOR.package}.CurveFSService/{method}"
         return await self._checked(name, request, response_type)
 
-    async def _checked(self, name: str, request: Message, response_type: type[M]) -> M:
-        response, detail = await self._unary(name, request, response_type)
+    async def _checked(
+        self, name: str, request: Message, response_type: type[M], wait_s: float = 0
+    ) -> M:
+        response, detail = await self._unary(name, request, response_type, wait_s)
         status = cast(Any, response).statusCode
         if status != ns.kOK:
             label = ns.StatusCode.Name(status) if status in ns.StatusCode.values() else str(status)
@@ -326,13 +372,16 @@ class MdsClient:
         name = f"/{cl.DESCRIPTOR.package}.ClusterService/{method}"
         return (await self._unary(name, request, response_type))[0]
 
-    async def _unary(self, name: str, request: Message, kind: type[M]) -> tuple[M, str]:
+    async def _unary(
+        self, name: str, request: Message, kind: type[M], wait_s: float = 0
+    ) -> tuple[M, str]:
+        """``wait_s`` is how long the server may wait before it answers."""
         method: grpc.aio.UnaryUnaryMultiCallable[Message, M] = self._channel.unary_unary(
             name,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=kind.FromString,
         )
-        call = method(request, timeout=self._timeout_s)
+        call = method(request, timeout=self._timeout_s + wait_s)
         try:
             response = await call
             trailers = await call.trailing_metadata()

@@ -76,12 +76,14 @@ class MdsServer:
             methods = service.wire_methods()
             baidu = BaiduServer(methods, LIMITS)
             stack.push_async_callback(baidu.close)
-            grpc_server = GrpcServer(methods + service.cluster_methods())
+            grpc_server = GrpcServer(methods + service.cluster_methods() + service.export_methods())
             stack.push_async_callback(grpc_server.close)
             self.grpc_addresses = [await grpc_server.listen(e) for e in grpc_endpoints]
             await grpc_server.start()
             self.addresses = [await baidu.listen(e) for e in baidu_endpoints]
-            stack.callback(service.shared_states.close)  # who waits there is answered, then closed
+            # Who waits there is answered, then closed.
+            stack.callback(service.shared_states.close)
+            stack.callback(service.exports.close)
             for work in (self._sweep_sessions(service), self._purge_volumes(service)):
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             self._cleanup = stack.pop_all()

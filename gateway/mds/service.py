@@ -15,6 +15,7 @@ from gateway.errors import StorageError
 from gateway.mds import (
     cluster,
     epochs,
+    exports,
     files,
     leases,
     recycle,
@@ -27,6 +28,7 @@ from gateway.mds.config import MdsConfig
 from gateway.mds.refusal import RefusalError
 from gateway.mds.store import Space, Store, Transaction
 from gateway.proto import cluster_pb2 as cl
+from gateway.proto import export_pb2 as ex
 from gateway.proto import nameserver2_pb2 as ns
 from gateway.proto import shared_state_pb2 as ss
 from gateway.proto import topology_pb2 as topo
@@ -265,6 +267,7 @@ class MetadataService:
         self._liveness = cluster.Liveness(int(config.offline_after_s * 1000), now_ms())
         self.purge_wanted: Callable[[], None] = lambda: None
         self.shared_states = shared_state.SharedStates(store.run, self._caller, self.clock)
+        self.exports = exports.Exports(store.run, self._caller)
 
     def wire_methods(self) -> list[Method]:
         """CurveFSService, TopologyService and SharedStateService: what baidu_std and gRPC serve."""
@@ -286,6 +289,11 @@ class MetadataService:
             "Status": self._status,
         }
         return methods_of(cl.DESCRIPTOR.services_by_name["ClusterService"], handlers.__getitem__)
+
+    def export_methods(self) -> list[Method]:
+        """ExportService: gRPC only."""
+        service = ex.DESCRIPTOR.services_by_name["ExportService"]
+        return methods_of(service, self._export_handler)
 
     def clock(self) -> leases.Clock:
         now_us = self._now_us()
@@ -338,20 +346,16 @@ class MetadataService:
             "SetState": self.shared_states.set,
             "AwaitState": self.shared_states.wait,
         }
-        function = functions[name]
-        descriptor = ss.DESCRIPTOR.services_by_name["SharedStateService"].methods_by_name[name]
-        response_type = getattr(ss, descriptor.output_type.name)
+        return _answering(name, functions[name], getattr(ss, f"{name}Response"))
 
-        async def handle(request: Message, _: bytes, peer: Peer) -> Reply:
-            try:
-                return Reply(await function(request))
-            except RefusalError as refusal:
-                return _refused(name, response_type, request, refusal, peer)
-            except StorageError as error:
-                failure = RefusalError(ns.kStorageError, str(error))
-                return _refused(name, response_type, request, failure, peer)
-
-        return handle
+    def _export_handler(self, name: str) -> Handler:
+        functions: dict[str, Callable[[Any], Awaitable[Message]]] = {
+            "ListExports": self.exports.list,
+            "GetExport": self.exports.get,
+            "PutExport": self.exports.put,
+            "DeleteExport": self.exports.delete,
+        }
+        return _answering(name, functions[name], getattr(ex, f"{name}Response"))
 
     def _caller(self, request: Any) -> rules.Caller:
         return rules.authenticate(
@@ -441,6 +445,25 @@ class MetadataService:
         response = await self._store.run(transaction)
         response.version = self._version
         return Reply(response)
+
+
+def _answering(
+    name: str,
+    function: Callable[[Any], Awaitable[Message]],
+    response_type: Callable[..., Message],
+) -> Handler:
+    """The handler of a method whose response has a statusCode."""
+
+    async def handle(request: Message, _: bytes, peer: Peer) -> Reply:
+        try:
+            return Reply(await function(request))
+        except RefusalError as refusal:
+            return _refused(name, response_type, request, refusal, peer)
+        except StorageError as error:
+            failure = RefusalError(ns.kStorageError, str(error))
+            return _refused(name, response_type, request, failure, peer)
+
+    return handle
 
 
 def _refused(

@@ -34,6 +34,7 @@ class Space(enum.IntEnum):
     ALLOCATED = 11  # file u64, pool u32 -> bytes u64
     PURGES = 12  # file u64 -> its key in FILES: volumes that are being purged
     SHARED_STATES = 13  # file u64 -> SharedStateRecord
+    EXPORTS = 14  # target's name -> StoredExport
 
 
 class Transaction(Protocol):

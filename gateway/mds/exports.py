@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The records of iSCSI exports: what the gateways shall serve. Changed by compare-and-set, followed
+by a long poll.
+
+The server does not judge a record beyond its size and shape: what is served, and what is safe, is
+decided by the command that makes it and again by the gateway that serves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from gateway.mds.refusal import RefusalError
+from gateway.mds.rules import Caller
+from gateway.mds.store import Space, Transaction, add_u64, get_record, get_u64, parse, put_record
+from gateway.proto import export_pb2 as ex
+from gateway.proto import iscsi_pb2
+from gateway.proto import nameserver2_pb2 as ns
+from gateway.proto import store_pb2 as st
+
+EXPORTS_MAX = 1024
+RECORD_MAX = 32 << 10
+IQN_MAX = 223
+WAIT_MAX_MS = 10_000
+REVISION = b"exports"
+"""Counter: the revision of all exports."""
+
+
+def _entry(stored: st.StoredExport) -> ex.ExportEntry:
+    record = parse(iscsi_pb2.ExportRecord, stored.record)
+    return ex.ExportEntry(record=record, owner=stored.owner, revision=stored.revision)
+
+
+def listing(txn: Transaction, caller: Caller) -> ex.ListExportsResponse:
+    """The caller's exports, without secrets."""
+    revision = get_u64(txn, Space.COUNTERS, REVISION)
+    response = ex.ListExportsResponse(statusCode=ns.kOK, revision=revision)
+    for _, value in txn.scan(Space.EXPORTS):
+        stored = parse(st.StoredExport, value)
+        if caller.may_use(stored.owner):
+            entry = _entry(stored)
+            entry.record.ClearField("chap_secret")
+            entry.record.ClearField("mutual_secret")
+            response.exports.append(entry)
+    return response
+
+
+def _find(txn: Transaction, caller: Caller, iqn: str) -> st.StoredExport | None:
+    """Refuses (kOwnerAuthFail) one that is somebody else's."""
+    stored = get_record(txn, Space.EXPORTS, iqn.encode(), st.StoredExport)
+    if stored is not None and not caller.may_use(stored.owner):
+        raise RefusalError(ns.kOwnerAuthFail, f"the export {iqn} is not {caller.owner}'s")
+    return stored
+
+
+def lookup(txn: Transaction, caller: Caller, iqn: str) -> ex.ExportEntry:
+    """An export with its secrets. Refuses kFileNotExists."""
+    stored = _find(txn, caller, iqn)
+    if stored is None:
+        raise RefusalError(ns.kFileNotExists, f"there is no export {iqn[:IQN_MAX]}")
+    return _entry(stored)
+
+
+def _check(record: iscsi_pb2.ExportRecord, data: bytes) -> None:
+    numbers = [lun.lun for lun in record.luns]
+    gateways = [gateway.gateway for gateway in record.gateways]
+    if not 1 <= len(record.iqn.encode()) <= IQN_MAX:
+        raise RefusalError(ns.kParaError, f"a target's name has 1 to {IQN_MAX} characters")
+    if len(data) > RECORD_MAX:
+        raise RefusalError(
+            ns.kParaError, f"the record of {record.iqn} is longer than {RECORD_MAX} bytes"
+        )
+    if len(set(numbers)) != len(numbers) or len(set(gateways)) != len(gateways):
+        raise RefusalError(
+            ns.kParaError, f"the record of {record.iqn} names a LUN or a gateway twice"
+        )
+
+
+def _conflict(iqn: str, stored: st.StoredExport | None) -> RefusalError:
+    what = f"has the revision {stored.revision}" if stored is not None else "is not there"
+    return RefusalError(
+        ns.kSharedStateConflict, f"the export {iqn} {what}: somebody else changed it meanwhile"
+    )
+
+
+def put(
+    txn: Transaction, caller: Caller, record: iscsi_pb2.ExportRecord, expected_revision: int
+) -> int:
+    """Makes or replaces an export if its revision is the expected one; returns the new one."""
+    data = record.SerializeToString()
+    _check(record, data)
+    stored = _find(txn, caller, record.iqn)
+    if (stored.revision if stored is not None else 0) != expected_revision:
+        raise _conflict(record.iqn, stored)
+    if stored is None and sum(1 for _ in txn.scan(Space.EXPORTS)) >= EXPORTS_MAX:
+        raise RefusalError(ns.kParaError, f"there are {EXPORTS_MAX} exports already")
+    revision = add_u64(txn, Space.COUNTERS, REVISION, 1)
+    owner = stored.owner if stored is not None else caller.owner
+    new = st.StoredExport(owner=owner, revision=revision, record=data)
+    put_record(txn, Space.EXPORTS, record.iqn.encode(), new)
+    return revision
+
+
+def delete(txn: Transaction, caller: Caller, iqn: str, expected_revision: int) -> None:
+    """Removes an export if its revision is the expected one. Refuses kFileNotExists."""
+    found = lookup(txn, caller, iqn)
+    if found.revision != expected_revision:
+        raise _conflict(iqn, _find(txn, caller, iqn))
+    txn.delete(Space.EXPORTS, iqn.encode())
+    add_u64(txn, Space.COUNTERS, REVISION, 1)
+
+
+class Exports:
+    """The methods of ExportService; they raise RefusalError and StorageError.
+
+    ``run`` runs a transaction, ``caller_of`` tells who makes a request. All on one event loop.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Callable[[Transaction], Any]], Awaitable[Any]],
+        caller_of: Callable[[Any], Caller],
+    ) -> None:
+        self._run = run
+        self._caller_of = caller_of
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """The server stops: who waits is answered, now and from now on."""
+        self._closed = True
+        self._changed.set()
+
+    async def list(self, request: ex.ListExportsRequest) -> ex.ListExportsResponse:
+        """Answers at once if the revision is not the known one, else when it changes or the wait
+        is over."""
+        caller = self._caller_of(request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(request.wait_ms, WAIT_MAX_MS) / 1000
+        while True:
+            changed = self._changed
+            response: ex.ListExportsResponse = await self._run(partial(listing, caller=caller))
+            known = request.HasField("known_revision")
+            if not known or response.revision != request.known_revision:
+                return response
+            left_s = deadline - loop.time()
+            if self._closed or left_s <= 0:
+                response.ClearField("exports")
+                return response
+            try:
+                async with asyncio.timeout(left_s):
+                    await changed.wait()
+            except TimeoutError:
+                response.ClearField("exports")
+                return response
+
+    async def get(self, request: ex.GetExportRequest) -> ex.GetExportResponse:
+        caller = self._caller_of(request)
+        entry = await self._run(partial(lookup, caller=caller, iqn=request.iqn))
+        return ex.GetExportResponse(statusCode=ns.kOK, export=entry)
+
+    async def put(self, request: ex.PutExportRequest) -> ex.PutExportResponse:
+        caller = self._caller_of(request)
+        revision = await self._run(
+            lambda txn: put(txn, caller, request.record, request.expected_revision)
+        )
+        self._wake()
+        return ex.PutExportResponse(statusCode=ns.kOK, revision=revision)
+
+    async def delete(self, request: ex.DeleteExportRequest) -> ex.DeleteExportResponse:
+        caller = self._caller_of(request)
+        await self._run(lambda txn: delete(txn, caller, request.iqn, request.expected_revision))
+        self._wake()
+        return ex.DeleteExportResponse(statusCode=ns.kOK)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        if not self._closed:
+            self._changed = asyncio.Event()
