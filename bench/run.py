@@ -6,8 +6,8 @@ Contenders of one comparison run in turns (a, b, c, a, b, c, ...), at least thre
 medians count. Figures of one machine mean little, the ratios carry over. The store lies on the disk
 of --folder, and so does the file that fio writes directly.
 
-    python bench/run.py            # about 11 minutes
-    python bench/run.py --quick    # about 5 minutes: shorter runs
+    python bench/run.py            # about 14 minutes
+    python bench/run.py --quick    # about 7 minutes: shorter runs
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from daily import measure_up
+from iscsi import IscsiLoads
 from loads import Loads
 from measure import split_nanoseconds
 from targets import Target, judge, print_details, print_targets
@@ -69,7 +70,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=None, help="of one run (5; quick 2)")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="JSON report")
-    parser.add_argument("--only", default="", help="of random,sequential,up,split; commas between")
+    parser.add_argument("--only", default="", help="of random,sequential,iscsi,up,split")
     parser.add_argument("--build", type=Path, default=Path("build/c"), help="meson's build folder")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
     arguments = parser.parse_args()
@@ -89,6 +90,10 @@ def main() -> int:
                     details |= loads.random()
                 if not only or "sequential" in only:
                     details |= loads.sequential(sustained_bytes(arguments.quick))
+        if not only or "iscsi" in only:
+            build = arguments.build.absolute()
+            with IscsiLoads(folder, build, rounds=arguments.rounds, seconds=seconds) as iscsi:
+                details |= iscsi.measure()
         if (not only or "split" in only) and (split := split_nanoseconds(arguments.build)):
             details["split"] = split
         if not only or "up" in only:

@@ -4,6 +4,7 @@
 import dataclasses
 from typing import Any
 
+from iscsi import ISCSI, ISCSI_TWO, NULL, RDWR
 from loads import CORE, DISK, MEMORY, OURS_C, OURS_PYTHON, PLAIN_PYTHON
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +41,12 @@ _RATIOS = (
     ("core alone, 4K write, depth 32", "randwrite-32", CORE, OURS_C, 1.0),
     ("1M sequential read, C plugin", "read-1m", OURS_C, DISK, 0.8),
     ("1M sequential write, C plugin", "write-1m", OURS_C, DISK, 0.5),
+    ("iSCSI, 4K random read, depth 32", "iscsi-randread-32", ISCSI, NULL, 0.85),
+    ("iSCSI, 4K durable write, depth 32", "iscsi-randwrite-32", ISCSI, OURS_C, 0.8),
+    ("iSCSI, 64K durable write", "iscsi-write-64k", ISCSI, RDWR, 1.3),
+    ("iSCSI, 1M durable write", "iscsi-write-1m", ISCSI, RDWR, 1.3),
+    ("iSCSI, two targets, 4K random read", "iscsi-randread-32", ISCSI_TWO, ISCSI, 1.5),
+    ("iSCSI, two targets, 4K durable write", "iscsi-randwrite-32", ISCSI_TWO, ISCSI, 1.5),
 )
 
 
@@ -61,7 +68,7 @@ def judge(details: dict[str, Any]) -> list[Target]:
         if comparison not in details:
             continue
         mine, other = details[comparison][ours], details[comparison][rival]
-        block = comparison.endswith("1m")
+        block = comparison.endswith(("1m", "64k"))
         targets.append(
             Target(
                 f"{what} / {rival}",

@@ -19,7 +19,7 @@ declare -A packages=(
     [fuzz]="clang-14 libclang-rt-14-dev libcmocka-dev"
     [vm]="qemu-system-x86 linux-image-amd64 busybox-static nbd-client iproute2 kmod e2fsprogs
           xfsprogs fio open-iscsi multipath-tools sg3-utils"
-    [bench]="strace"
+    [bench]="strace tgt libiscsi-dev"
 )
 
 usage() {
