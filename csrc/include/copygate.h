@@ -256,8 +256,8 @@ enum {
 // inside `done`, take over the new state, wait for nothing else but the IO that it forbids, and
 // submit FOLLOW again with its revision. Whoever set it waits for that. If the lease runs out, the
 // metadata server stops waiting for us and ends our session. When the lease is there again, IO
-// waits until a FOLLOW is answered, and IO that was submitted by the old state and not sent yet
-// ends with -EAGAIN: check it by the new state and submit it again.
+// waits until a FOLLOW is answered, and IO that was submitted before and has not ended yet ends
+// with -EAGAIN (a write may have taken effect): check it by the new state and submit it again.
 struct cg_state_call {
     enum cg_state_op op;
     uint32_t flags;          // CG_STATE_*
@@ -265,7 +265,7 @@ struct cg_state_call {
     const void *data;        // SET: `length` bytes, at most CG_STATE_MAX
     uint32_t length;
     uint32_t capacity; // of `buffer`; a longer state ends the call with -EMSGSIZE
-    void *buffer;      // where the state goes that is told; may be `data`
+    void *buffer;      // where the state goes that is told; not in `data`
     // SET: fail with -ESTALE unless this is the volume's epoch now; the volume's own epoch (see
     // cg_volume_info) to claim something for its owner. 0: no matter.
     uint64_t epoch;

@@ -48,6 +48,7 @@ static void on_drained(struct cg_volume *volume) {
 static void begin(struct cg_task *task) {
     struct cg_volume *volume = CG_CONTAINER_OF(task, struct cg_volume, close_task);
     volume->closing = true;
+    vol_state_stop(volume, -ESHUTDOWN);
     if (volume->ios == 0) {
         on_drained(volume);
     } else {

@@ -232,6 +232,7 @@ void vol_io_begin(struct cg_volume *volume, struct cg_io *io) {
     io->mismatch_offset = 0;
     struct vol_transfer *transfer = &state->transfer;
     transfer->volume = volume;
+    transfer->view = volume->view;
     cg_list_init(&transfer->node);
     cg_list_init(&state->range.node);
     volume->ios++;

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "gateway/proto/nameserver2.pb.h"
 #include "rpc/endpoint.h"
+#include "rpc/server.h"
 
 // CurveBS's constants (reference: client rules).
 #define RPC_TIMEOUT_NS     (500 * CG_NS_PER_MS)
@@ -146,7 +147,10 @@ int cg_mds_status_errno(int32_t status) {
     case curve_mds_StatusCode_kNotSupported:
         return -EINVAL;
     case curve_mds_StatusCode_kFileOccupied:
+    case curve_mds_StatusCode_kSharedStateFollowers:
         return -EBUSY;
+    case curve_mds_StatusCode_kSharedStateConflict:
+        return -EAGAIN;
     default:
         return -EIO;
     }
@@ -228,6 +232,11 @@ static void on_reply(struct cg_rpc_call *rpc) {
         finish(call, -ECANCELED);
         return;
     }
+    if (status == -EREMOTEIO && cg_mds_is_state(call->op) &&
+        (rpc->error_code == CG_RPC_ENOMETHOD || rpc->error_code == CG_RPC_ENOSERVICE)) {
+        finish(call, -ENOTSUP);
+        return;
+    }
     if (status == 0) {
         cg_mds_call_free(call);
         status = cg_mds_decode(call, rpc->reply, rpc->reply_length);
@@ -247,7 +256,11 @@ static void try_once(struct cg_mds_call *call) {
     }
     uint64_t left = call->deadline_ns - now;
     call->server = call->mds->current;
-    call->rpc.timeout_ns = call->timeout_ns < left ? call->timeout_ns : left;
+    uint64_t timeout = call->timeout_ns;
+    if (cg_mds_is_state(call->op)) {
+        timeout += call->state->wait_ms * CG_NS_PER_MS;
+    }
+    call->rpc.timeout_ns = timeout < left ? timeout : left;
     call->rpc.done = on_reply;
     call->in_flight = true;
     call->sent_boot_ns = cg_boottime_ns();

@@ -48,6 +48,31 @@ enum cg_mds_op {
     CG_MDS_SEGMENT,
     CG_MDS_DEALLOCATE,
     CG_MDS_PEERS,
+    CG_MDS_STATE_GET,
+    CG_MDS_STATE_SET,
+    CG_MDS_STATE_AWAIT,
+};
+
+static inline bool cg_mds_is_state(enum cg_mds_op op) {
+    return op >= CG_MDS_STATE_GET;
+}
+
+// What the calls about the volume's shared state have besides.
+struct cg_mds_state {
+    uint64_t revision; // GET: the known one; SET: the expected one; AWAIT: the one to be known
+    bool follow;       // GET
+    uint32_t wait_ms;  // GET, AWAIT: the server may take this long; it counts as no failure
+    uint64_t token;    // SET
+    const void *data;  // SET
+    uint32_t length;
+    uint32_t capacity; // of `buffer`: where the state goes that is told
+    void *buffer;
+
+    // The answer.
+    uint64_t revision_now;
+    uint32_t buffer_length;
+    bool too_long; // the state did not fit
+    bool acknowledged;
 };
 
 struct cg_mds_file {
@@ -87,14 +112,16 @@ struct cg_mds_call {
     enum cg_mds_op op;
     uint64_t deadline_ns;     // monotonic
     const char *path;         // all but PEERS
-    const char *session_id;   // CLOSE, REFRESH
+    const char *session_id;   // CLOSE, REFRESH, STATE_*
     uint64_t offset;          // SEGMENT, DEALLOCATE
-    uint64_t epoch;           // SEGMENT, DEALLOCATE: sent when not 0
+    uint64_t epoch;           // SEGMENT, DEALLOCATE, STATE_GET, STATE_SET: sent when not 0
     bool allocate;            // SEGMENT
     uint32_t pool;            // PEERS
     const uint32_t *copysets; // PEERS
     uint32_t copyset_count;
+    struct cg_mds_state *state; // STATE_*
     // 0: answered, see `status`. -ETIMEDOUT: see last_error and last_text for what went wrong.
+    // -ENOTSUP: STATE_*, and the server has no such service.
     void (*done)(struct cg_mds_call *call, int result);
 
     // The answer.
@@ -144,7 +171,8 @@ void cg_mds_call_cancel(struct cg_mds_call *call);
 // Releases the answer's arrays; the call may be started again.
 void cg_mds_call_free(struct cg_mds_call *call);
 
-// The errno for a StatusCode: 0, or -ENOENT, -EACCES, -ENOSPC, -ESTALE, -EINVAL, -EBUSY, -EIO.
+// The errno for a StatusCode: 0, or -ENOENT, -EACCES, -ENOSPC, -ESTALE, -EINVAL, -EBUSY, -EAGAIN,
+// -EIO.
 int cg_mds_status_errno(int32_t status);
 
 // ---- mds_messages.c: the wire

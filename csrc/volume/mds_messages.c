@@ -12,6 +12,7 @@
 #include "gateway/proto/nameserver2.pb.h"
 #include "gateway/proto/topology.pb.h"
 #include "volume/mds.h"
+#include "volume/mds_wire.h"
 #include "volume/signature.h"
 
 #include <pb_encode.h>
@@ -40,7 +41,7 @@ static bool encode_text(pb_ostream_t *stream, const pb_field_t *field, void *con
            pb_encode_string(stream, (const pb_byte_t *)text, strlen(text));
 }
 
-static pb_callback_t text_field(const char *text) {
+pb_callback_t cg_mds_text_field(const char *text) {
     // nanopb's argument is not const, but encode_text only reads.
     return (pb_callback_t){.funcs.encode = encode_text, .arg = (void *)(uintptr_t)text};
 }
@@ -68,20 +69,20 @@ static int send_message(struct cg_mds_call *call, struct cg_channel *channel,
 static int send_open(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
                      const char *signature) {
     curve_mds_OpenFileRequest m = curve_mds_OpenFileRequest_init_zero;
-    m.fileName = text_field(call->path);
-    m.owner = text_field(call->mds->owner);
-    m.signature = text_field(signature);
+    m.fileName = cg_mds_text_field(call->path);
+    m.owner = cg_mds_text_field(call->mds->owner);
+    m.signature = cg_mds_text_field(signature);
     m.date = date;
-    m.clientVersion = text_field(client_version);
+    m.clientVersion = cg_mds_text_field(client_version);
     return send_message(call, channel, curve_mds_OpenFileRequest_fields, &m);
 }
 
 static int send_info(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
                      const char *signature) {
     curve_mds_GetFileInfoRequest m = curve_mds_GetFileInfoRequest_init_zero;
-    m.fileName = text_field(call->path);
-    m.owner = text_field(call->mds->owner);
-    m.signature = text_field(signature);
+    m.fileName = cg_mds_text_field(call->path);
+    m.owner = cg_mds_text_field(call->mds->owner);
+    m.signature = cg_mds_text_field(signature);
     m.date = date;
     return send_message(call, channel, curve_mds_GetFileInfoRequest_fields, &m);
 }
@@ -89,12 +90,12 @@ static int send_info(struct cg_mds_call *call, struct cg_channel *channel, uint6
 static int send_close(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
                       const char *signature) {
     curve_mds_CloseFileRequest m = curve_mds_CloseFileRequest_init_zero;
-    m.fileName = text_field(call->path);
-    m.sessionID = text_field(call->session_id);
-    m.owner = text_field(call->mds->owner);
-    m.signature = text_field(signature);
+    m.fileName = cg_mds_text_field(call->path);
+    m.sessionID = cg_mds_text_field(call->session_id);
+    m.owner = cg_mds_text_field(call->mds->owner);
+    m.signature = cg_mds_text_field(signature);
     m.date = date;
-    m.clientIP = text_field(call->mds->client_ip);
+    m.clientIP = cg_mds_text_field(call->mds->client_ip);
     m.has_clientPort = true;
     m.clientPort = call->mds->client_port;
     return send_message(call, channel, curve_mds_CloseFileRequest_fields, &m);
@@ -103,13 +104,13 @@ static int send_close(struct cg_mds_call *call, struct cg_channel *channel, uint
 static int send_refresh(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
                         const char *signature) {
     curve_mds_ReFreshSessionRequest m = curve_mds_ReFreshSessionRequest_init_zero;
-    m.fileName = text_field(call->path);
-    m.sessionID = text_field(call->session_id);
-    m.owner = text_field(call->mds->owner);
+    m.fileName = cg_mds_text_field(call->path);
+    m.sessionID = cg_mds_text_field(call->session_id);
+    m.owner = cg_mds_text_field(call->mds->owner);
     m.date = date;
-    m.signature = text_field(signature);
-    m.clientVersion = text_field(client_version);
-    m.clientIP = text_field(call->mds->client_ip);
+    m.signature = cg_mds_text_field(signature);
+    m.clientVersion = cg_mds_text_field(client_version);
+    m.clientIP = cg_mds_text_field(call->mds->client_ip);
     m.has_clientPort = true;
     m.clientPort = call->mds->client_port;
     return send_message(call, channel, curve_mds_ReFreshSessionRequest_fields, &m);
@@ -118,9 +119,9 @@ static int send_refresh(struct cg_mds_call *call, struct cg_channel *channel, ui
 static int send_raise_epoch(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
                             const char *signature) {
     curve_mds_IncreaseFileEpochRequest m = curve_mds_IncreaseFileEpochRequest_init_zero;
-    m.fileName = text_field(call->path);
-    m.owner = text_field(call->mds->owner);
-    m.signature = text_field(signature);
+    m.fileName = cg_mds_text_field(call->path);
+    m.owner = cg_mds_text_field(call->mds->owner);
+    m.signature = cg_mds_text_field(signature);
     m.date = date;
     return send_message(call, channel, curve_mds_IncreaseFileEpochRequest_fields, &m);
 }
@@ -128,11 +129,11 @@ static int send_raise_epoch(struct cg_mds_call *call, struct cg_channel *channel
 static int send_segment(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
                         const char *signature) {
     curve_mds_GetOrAllocateSegmentRequest m = curve_mds_GetOrAllocateSegmentRequest_init_zero;
-    m.fileName = text_field(call->path);
-    m.owner = text_field(call->mds->owner);
+    m.fileName = cg_mds_text_field(call->path);
+    m.owner = cg_mds_text_field(call->mds->owner);
     m.offset = call->offset;
     m.allocateIfNotExist = call->allocate;
-    m.signature = text_field(signature);
+    m.signature = cg_mds_text_field(signature);
     m.date = date;
     m.has_epoch = call->epoch != 0;
     m.epoch = call->epoch;
@@ -142,10 +143,10 @@ static int send_segment(struct cg_mds_call *call, struct cg_channel *channel, ui
 static int send_deallocate(struct cg_mds_call *call, struct cg_channel *channel, uint64_t date,
                            const char *signature) {
     curve_mds_DeAllocateSegmentRequest m = curve_mds_DeAllocateSegmentRequest_init_zero;
-    m.fileName = text_field(call->path);
-    m.owner = text_field(call->mds->owner);
+    m.fileName = cg_mds_text_field(call->path);
+    m.owner = cg_mds_text_field(call->mds->owner);
     m.offset = call->offset;
-    m.signature = text_field(signature);
+    m.signature = cg_mds_text_field(signature);
     m.date = date;
     m.has_epoch = call->epoch != 0;
     m.epoch = call->epoch;
@@ -184,6 +185,10 @@ int cg_mds_send(struct cg_mds_call *call, struct cg_channel *channel) {
         return send_deallocate(call, channel, date, signature);
     case CG_MDS_PEERS:
         return send_peers(call, channel);
+    case CG_MDS_STATE_GET:
+    case CG_MDS_STATE_SET:
+    case CG_MDS_STATE_AWAIT:
+        return cg_mds_send_state(call, channel, date, signature);
     }
     return -EINVAL;
 }
@@ -468,6 +473,10 @@ int cg_mds_decode(struct cg_mds_call *call, const uint8_t *bytes, size_t length)
         return decode_deallocate(call, &stream);
     case CG_MDS_PEERS:
         return decode_peers(call, &stream);
+    case CG_MDS_STATE_GET:
+    case CG_MDS_STATE_SET:
+    case CG_MDS_STATE_AWAIT:
+        return cg_mds_decode_state(call, &stream);
     }
     return -EPROTO;
 }

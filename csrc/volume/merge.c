@@ -116,6 +116,7 @@ static void start_sub(struct vol_more *more, unsigned which, enum vol_kind kind,
     *sub = (struct vol_transfer){
         .volume = more->io->transfer.volume,
         .deadline_ns = more->io->transfer.deadline_ns,
+        .view = more->io->transfer.view,
         .offset = offset,
         .length = length,
         .iov = &more->sub_iov[which],

@@ -50,6 +50,7 @@ int vol_create(struct cg_client *client, const struct cg_volume_options *options
     cg_list_init(&volume->free_requests);
     cg_list_init(&volume->queue);
     cg_list_init(&volume->paused);
+    cg_list_init(&volume->state_calls);
     cg_range_lock_init(&volume->ranges);
     for (unsigned i = 0; i < VOL_COPYSET_BUCKETS; i++) {
         cg_list_init(&volume->copysets[i]);

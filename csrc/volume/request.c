@@ -219,6 +219,10 @@ static void send_now(struct vol_request *request) {
         finish(request, -ETIMEDOUT);
         return;
     }
+    if (request->transfer->view != volume->view) {
+        finish(request, -EAGAIN);
+        return;
+    }
     if (request->sent_to != NULL && !vol_lease_ok(volume)) {
         request->paused = wait_on(request, &volume->paused);
         return;

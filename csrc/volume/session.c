@@ -48,7 +48,7 @@ void vol_session_take(struct cg_volume *volume, const struct cg_mds_call *call) 
     }
 }
 
-static void resume(struct cg_volume *volume) {
+void vol_resume(struct cg_volume *volume) {
     vol_requests_resume(volume);
     vol_queue_run(volume);
 }
@@ -59,8 +59,9 @@ void vol_fence(struct cg_volume *volume, int error, const char *why) {
     }
     volume->fenced = error;
     cg_log(CG_LOG_ERROR, "%s: %s; all further IO fails", volume->path, why);
+    vol_state_stop(volume, error);
     vol_requests_fail_waiting(volume, error);
-    resume(volume);
+    vol_resume(volume);
     vol_segments_wake(volume);
 }
 
@@ -147,10 +148,11 @@ static void on_session(struct cg_mds_call *call, int result) {
     }
     if (opening) {
         memcpy(volume->session, call->session, sizeof(volume->session));
+        vol_state_session_replaced(volume);
     }
     vol_session_take(volume, call);
     refresh_after(volume, volume->refresh_soon ? 0 : quarter(volume));
-    resume(volume);
+    vol_resume(volume);
 }
 
 void vol_session_begin(struct cg_volume *volume) {

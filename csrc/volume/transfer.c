@@ -129,6 +129,10 @@ static bool step(struct vol_transfer *transfer) {
         transfer->error = volume->fenced;
         return false;
     }
+    if (transfer->view != volume->view) {
+        transfer->error = -EAGAIN;
+        return false;
+    }
     if (!vol_lease_ok(volume)) {
         vol_transfer_wait(transfer, &volume->queue, true);
         return false;

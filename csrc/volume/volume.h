@@ -13,6 +13,7 @@
 //   clone.c      data that is still in another volume
 //   open.c       opening: session, epoch (open_calls.c: the public calls); close.c
 //   session.c    the lease, and what is learned with it
+//   state.c      what all who have the volume open share
 //   trim.c       which blocks of a segment are trimmed; giving whole segments back
 //
 // Everything here belongs to the thread that runs the client's reactor at the moment.
@@ -54,6 +55,7 @@ struct vol_copyset;
 struct vol_trim;
 struct vol_clone;
 struct vol_more;
+struct vol_state_call;
 struct cg_waiter;
 
 // ---- Transfers
@@ -88,6 +90,7 @@ struct vol_transfer {
     uint8_t kind; // enum vol_kind
     bool waiting; // on a list
     bool no_hole;
+    uint8_t view; // the volume's when its IO began
     void (*done)(struct vol_transfer *transfer);
     void *owner; // for `done`
 };
@@ -417,6 +420,16 @@ struct cg_volume {
     struct cg_timer session_timer;
     bool refresh_soon; // asked for while one was under way
     struct vol_opening *opening;
+
+    // The shared state (state.c).
+    struct cg_list state_calls;
+    unsigned state_call_count;
+    struct vol_state_call *follower; // the FOLLOW under way, or NULL
+    bool follows;                    // somebody acts by the state
+    atomic_bool view_unknown;        // the session is a new one: IO pauses until FOLLOW is answered
+    uint8_t view;                    // counts that; IO that began with an older one ends
+    uint32_t sessions;               // counts sessions
+
     struct cg_task close_task;
     void (*closed)(struct cg_volume *volume); // the session is closed; may free the volume
     struct cg_waiter *closer;                 // in cg_volume_close
@@ -431,10 +444,20 @@ struct cg_volume {
     uint32_t random; // jitter
 };
 
-// Whether IO may go on: the lease has not run to its three quarters.
+// Whether IO may go on: the lease has not run to its three quarters, and what we act by is known.
 static inline bool vol_lease_ok(const struct cg_volume *volume) {
-    return !volume->leased || cg_boottime_ns() < volume->lease_end_boot_ns;
+    return !volume->view_unknown &&
+           (!volume->leased || cg_boottime_ns() < volume->lease_end_boot_ns);
 }
+
+// ---- The shared state
+
+// The lease was not renewed in time, and the session is a new one: what is done by the state as it
+// was ends, and IO pauses until the state is known again.
+void vol_state_session_replaced(struct cg_volume *volume);
+
+// Ends all calls.
+void vol_state_stop(struct cg_volume *volume, int error);
 
 // ---- Reads without a request
 
@@ -455,7 +478,10 @@ void vol_local_forget(const struct vol_segment *segment);
 // All IO fails from now on.
 void vol_fence(struct cg_volume *volume, int error, const char *why);
 
-// Refreshes the session now (the sequence number is behind).
+// IO goes on, if it may.
+void vol_resume(struct cg_volume *volume);
+
+// Refreshes the session now (the sequence number is behind, the session is gone).
 void vol_session_refresh_now(struct cg_volume *volume);
 
 #endif

@@ -84,9 +84,62 @@ static void answer(struct fake_connection *connection, int64_t id, const struct 
     memcpy(head, "PRPC", 4);
     put_big(head + 4, meta_length + reply->length + reply->attachment_length);
     put_big(head + 8, meta_length);
+    pthread_mutex_lock(&connection->write);
     write_all(connection->fd, head, 12 + meta_length);
     write_all(connection->fd, reply->message, reply->length);
     write_all(connection->fd, reply->attachment, reply->attachment_length);
+    pthread_mutex_unlock(&connection->write);
+}
+
+static void leave(struct fake_connection *connection) {
+    if (atomic_fetch_sub(&connection->users, 1) == 1) {
+        struct fake *fake = connection->server->fake;
+        close(connection->fd);
+        pthread_mutex_destroy(&connection->write);
+        free(connection);
+        atomic_fetch_sub(&fake->connections, 1);
+    }
+}
+
+// An answer that waits for something.
+struct later {
+    struct fake_connection *connection;
+    int64_t id;
+    struct fake_reply *reply;
+};
+
+static void *answer_later(void *argument) {
+    struct later *later = argument;
+    struct fake_connection *connection = later->connection;
+    struct fake *fake = connection->server->fake;
+    for (unsigned waited_ms = 0;; waited_ms += 5) {
+        bool over = waited_ms >= later->reply->entry.state.wait_ms || atomic_load(&fake->stop);
+        pthread_mutex_lock(&fake->lock);
+        bool wait = later->reply->later(fake, &later->reply->entry, later->reply);
+        pthread_mutex_unlock(&fake->lock);
+        if (over || !wait) {
+            break;
+        }
+        usleep(5000);
+    }
+    if (!atomic_load(&connection->server->down)) {
+        answer(connection, later->id, later->reply);
+    }
+    free(later->reply);
+    free(later);
+    leave(connection);
+    return NULL;
+}
+
+static void start_later(struct fake_connection *connection, int64_t id, struct fake_reply *reply) {
+    struct later *later = malloc(sizeof(*later));
+    *later = (struct later){connection, id, reply};
+    atomic_fetch_add(&connection->users, 1);
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, answer_later, later) != 0) {
+        die("pthread_create");
+    }
+    pthread_detach(thread);
 }
 
 static bool serve_one(struct fake_connection *connection) {
@@ -120,6 +173,11 @@ static bool serve_one(struct fake_connection *connection) {
     struct fake_reply *reply = calloc(1, sizeof(*reply));
     enum fake_verdict verdict = fake_handle(&call, reply);
     bool go_on = verdict != FAKE_CLOSE && verdict != FAKE_DO_AND_CLOSE;
+    if (verdict == FAKE_SERVE && reply->later != NULL) {
+        start_later(connection, meta.correlation_id, reply);
+        free(bytes);
+        return true;
+    }
     if (verdict == FAKE_SERVE || verdict == FAKE_ANSWER_STATUS) {
         answer(connection, meta.correlation_id, reply);
     }
@@ -133,9 +191,9 @@ static void *serve_connection(void *argument) {
     struct fake_connection *connection = argument;
     while (serve_one(connection)) {
     }
-    close(connection->fd);
-    atomic_fetch_sub(&connection->server->fake->connections, 1);
-    free(connection);
+    // Answers that come later must not keep the other side from seeing the end.
+    shutdown(connection->fd, SHUT_RDWR);
+    leave(connection);
     return NULL;
 }
 
@@ -159,6 +217,8 @@ static void *serve(void *argument) {
         struct fake_connection *connection = calloc(1, sizeof(*connection));
         connection->fd = fd;
         connection->server = server;
+        atomic_init(&connection->users, 1);
+        pthread_mutex_init(&connection->write, NULL);
         atomic_fetch_add(&server->fake->connections, 1);
         pthread_t thread;
         if (pthread_create(&thread, NULL, serve_connection, connection) != 0) {

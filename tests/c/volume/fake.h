@@ -33,7 +33,17 @@ struct fake_log {
     bool allocate;
     char path[32];         // of calls about a file
     char clone_source[32]; // of data methods
+    struct {               // of SharedStateService
+        char session[32];
+        uint64_t revision; // known, expected or to be known
+        uint32_t wait_ms;
+        bool follow;
+        uint64_t epoch;
+        uint64_t token;
+    } state;
 };
+
+#define FAKE_STATE_MAX 8192
 
 // What a hook decides for one request.
 enum fake_verdict {
@@ -102,6 +112,13 @@ struct fake {
     struct fake_log *log;
     unsigned log_count;
     unsigned violations;
+    // The shared state.
+    bool no_state_service; // as CurveBS
+    uint64_t state_revision;
+    uint8_t state[FAKE_STATE_MAX];
+    uint32_t state_length;
+    uint64_t state_token;
+    bool others_behind;     // a change has to be awaited, until this is false
     uint64_t settled[4096]; // sequences seen, for duplicates
     unsigned duplicates;    // the same sequence again
 

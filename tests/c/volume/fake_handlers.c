@@ -22,7 +22,7 @@ static bool encode_text(pb_ostream_t *stream, const pb_field_t *field, void *con
            pb_encode_string(stream, (const pb_byte_t *)text, strlen(text));
 }
 
-static void reply_with(struct fake_reply *reply, const pb_msgdesc_t *fields, const void *message) {
+void fake_reply_with(struct fake_reply *reply, const pb_msgdesc_t *fields, const void *message) {
     pb_ostream_t stream = pb_ostream_from_buffer(reply->message, sizeof(reply->message));
     if (!pb_encode(&stream, fields, message)) {
         fprintf(stderr, "fake: encode: %s\n", PB_GET_ERROR(&stream));
@@ -31,7 +31,7 @@ static void reply_with(struct fake_reply *reply, const pb_msgdesc_t *fields, con
     reply->length = (uint32_t)stream.bytes_written;
 }
 
-static void decode(const struct fake_call *call, const pb_msgdesc_t *fields, void *message) {
+void fake_decode(const struct fake_call *call, const pb_msgdesc_t *fields, void *message) {
     pb_istream_t stream = pb_istream_from_buffer(call->message, call->length);
     if (!pb_decode(&stream, fields, message)) {
         fprintf(stderr, "fake: decode %s: %s\n", call->method, PB_GET_ERROR(&stream));
@@ -94,8 +94,13 @@ static void fill_file(struct fake *fake, curve_mds_FileInfo *file) {
     }
 }
 
-static void fill_session(struct fake *fake, curve_mds_ProtoSession *session) {
-    static char id[] = "session-1";
+void fake_session(const struct fake *fake, char id[32]) {
+    snprintf(id, 32, "session-%u", fake->opens);
+}
+
+// `id` stays valid until the message is encoded.
+static void fill_session(struct fake *fake, curve_mds_ProtoSession *session, char id[32]) {
+    fake_session(fake, id);
     session->sessionID = (pb_callback_t){.funcs.encode = encode_text, .arg = id};
     session->leaseTime = fake->lease_us;
     session->createTime = 1;
@@ -104,18 +109,19 @@ static void fill_session(struct fake *fake, curve_mds_ProtoSession *session) {
 
 static void on_open(struct fake *fake, struct fake_reply *reply) {
     curve_mds_OpenFileResponse m = curve_mds_OpenFileResponse_init_zero;
+    char id[32];
     fake->opens++;
     fake->session_gone = false;
     m.statusCode = curve_mds_StatusCode_kOK;
     m.has_protoSession = true;
-    fill_session(fake, &m.protoSession);
+    fill_session(fake, &m.protoSession, id);
     m.has_fileInfo = true;
     fill_file(fake, &m.fileInfo);
     m.has_cloneSourceSegment = fake->clone_source != NULL && !fake->hide_source_segments;
     m.cloneSourceSegment.segmentSize = fake->segment_size;
     m.cloneSourceSegment.allocatedSegmentOffset =
         (pb_callback_t){.funcs.encode = fake_source_tell, .arg = fake};
-    reply_with(reply, curve_mds_OpenFileResponse_fields, &m);
+    fake_reply_with(reply, curve_mds_OpenFileResponse_fields, &m);
 }
 
 static void on_info(struct fake *fake, const struct fake_call *call, struct fake_reply *reply,
@@ -123,7 +129,7 @@ static void on_info(struct fake *fake, const struct fake_call *call, struct fake
     curve_mds_GetFileInfoRequest request = curve_mds_GetFileInfoRequest_init_zero;
     curve_mds_GetFileInfoResponse m = curve_mds_GetFileInfoResponse_init_zero;
     request.fileName = (pb_callback_t){.funcs.decode = decode_path, .arg = entry->path};
-    decode(call, curve_mds_GetFileInfoRequest_fields, &request);
+    fake_decode(call, curve_mds_GetFileInfoRequest_fields, &request);
     m.statusCode = curve_mds_StatusCode_kFileNotExists;
     if (!fake->source_gone && fake->clone_source != NULL &&
         strcmp(entry->path, fake->clone_source) == 0) {
@@ -134,12 +140,13 @@ static void on_info(struct fake *fake, const struct fake_call *call, struct fake
         m.fileInfo.length = fake->clone_length;
         m.fileInfo.fileStatus = (curve_mds_FileStatus)fake->source_status;
     }
-    reply_with(reply, curve_mds_GetFileInfoResponse_fields, &m);
+    fake_reply_with(reply, curve_mds_GetFileInfoResponse_fields, &m);
 }
 
 static void on_refresh(struct fake *fake, struct fake_reply *reply) {
-    static char id[] = "session-1";
     curve_mds_ReFreshSessionResponse m = curve_mds_ReFreshSessionResponse_init_zero;
+    char id[32];
+    fake_session(fake, id);
     fake->refreshes++;
     m.sessionID = (pb_callback_t){.funcs.encode = encode_text, .arg = id};
     if (fake->session_gone) {
@@ -151,9 +158,9 @@ static void on_refresh(struct fake *fake, struct fake_reply *reply) {
         m.has_fileInfo = true;
         fill_file(fake, &m.fileInfo);
         m.has_protoSession = true;
-        fill_session(fake, &m.protoSession);
+        fill_session(fake, &m.protoSession, id);
     }
-    reply_with(reply, curve_mds_ReFreshSessionResponse_fields, &m);
+    fake_reply_with(reply, curve_mds_ReFreshSessionResponse_fields, &m);
 }
 
 static void fill_location(struct fake *fake, int peer,
@@ -188,7 +195,7 @@ static void on_raise(struct fake *fake, struct fake_reply *reply) {
     m.has_fileInfo = true;
     fill_file(fake, &m.fileInfo);
     m.csLocs = (pb_callback_t){.funcs.encode = encode_locations, .arg = fake};
-    reply_with(reply, curve_mds_IncreaseFileEpochResponse_fields, &m);
+    fake_reply_with(reply, curve_mds_IncreaseFileEpochResponse_fields, &m);
 }
 
 struct segment_reply {
@@ -215,7 +222,7 @@ static void on_segment(struct fake *fake, const struct fake_call *call, struct f
     curve_mds_GetOrAllocateSegmentRequest request = curve_mds_GetOrAllocateSegmentRequest_init_zero;
     curve_mds_GetOrAllocateSegmentResponse m = curve_mds_GetOrAllocateSegmentResponse_init_zero;
     request.fileName = (pb_callback_t){.funcs.decode = decode_path, .arg = entry->path};
-    decode(call, curve_mds_GetOrAllocateSegmentRequest_fields, &request);
+    fake_decode(call, curve_mds_GetOrAllocateSegmentRequest_fields, &request);
     entry->offset = request.offset;
     entry->allocate = request.allocateIfNotExist;
     bool source = fake->clone_source != NULL && strcmp(entry->path, fake->clone_source) == 0;
@@ -239,17 +246,17 @@ static void on_segment(struct fake *fake, const struct fake_call *call, struct f
         m.pageFileSegment.chunkSize = fake->chunk_size;
         m.pageFileSegment.chunks = (pb_callback_t){.funcs.encode = encode_chunks, .arg = &segment};
     }
-    reply_with(reply, curve_mds_GetOrAllocateSegmentResponse_fields, &m);
+    fake_reply_with(reply, curve_mds_GetOrAllocateSegmentResponse_fields, &m);
 }
 
 static void on_deallocate(struct fake *fake, const struct fake_call *call, struct fake_reply *reply,
                           struct fake_log *entry) {
     curve_mds_DeAllocateSegmentRequest request = curve_mds_DeAllocateSegmentRequest_init_zero;
     curve_mds_DeAllocateSegmentResponse m = {.statusCode = curve_mds_StatusCode_kOK};
-    decode(call, curve_mds_DeAllocateSegmentRequest_fields, &request);
+    fake_decode(call, curve_mds_DeAllocateSegmentRequest_fields, &request);
     entry->offset = request.offset;
     fake->segments[request.offset / fake->segment_size] = 0;
-    reply_with(reply, curve_mds_DeAllocateSegmentResponse_fields, &m);
+    fake_reply_with(reply, curve_mds_DeAllocateSegmentResponse_fields, &m);
 }
 
 static bool encode_copysets(pb_ostream_t *stream, const pb_field_t *field, void *const *arg) {
@@ -270,7 +277,7 @@ static void on_peers(struct fake *fake, struct fake_reply *reply) {
     curve_mds_topology_GetChunkServerListInCopySetsResponse m =
         curve_mds_topology_GetChunkServerListInCopySetsResponse_init_zero;
     m.csInfo = (pb_callback_t){.funcs.encode = encode_copysets, .arg = fake};
-    reply_with(reply, curve_mds_topology_GetChunkServerListInCopySetsResponse_fields, &m);
+    fake_reply_with(reply, curve_mds_topology_GetChunkServerListInCopySetsResponse_fields, &m);
 }
 
 // ---- The chunkserver
@@ -425,14 +432,14 @@ static void serve_chunk(struct fake *fake, const struct fake_call *call,
     }
     m.has_appliedIndex = true;
     m.appliedIndex = 1540;
-    reply_with(reply, curve_chunkserver_ChunkResponse_fields, &m);
+    fake_reply_with(reply, curve_chunkserver_ChunkResponse_fields, &m);
     free(runs);
 }
 
 static void answer_status(struct fake_reply *reply, int32_t status) {
     curve_chunkserver_ChunkResponse m = curve_chunkserver_ChunkResponse_init_zero;
     m.status = (curve_chunkserver_CHUNK_OP_STATUS)status;
-    reply_with(reply, curve_chunkserver_ChunkResponse_fields, &m);
+    fake_reply_with(reply, curve_chunkserver_ChunkResponse_fields, &m);
 }
 
 static void on_chunk(struct fake *fake, const struct fake_call *call, const chunk_request *request,
@@ -455,21 +462,21 @@ static void on_leader(struct fake *fake, struct fake_reply *reply) {
     m.leader.has_address = true;
     snprintf(m.leader.address, sizeof(m.leader.address), "127.0.0.1:%d:0",
              fake->servers[fake_peer(fake, fake->leader)].port);
-    reply_with(reply, curve_chunkserver_GetLeaderResponse2_fields, &m);
+    fake_reply_with(reply, curve_chunkserver_GetLeaderResponse2_fields, &m);
 }
 
 static void on_update_epoch(struct fake *fake, const struct fake_call *call,
                             struct fake_reply *reply) {
     curve_chunkserver_UpdateEpochRequest request = curve_chunkserver_UpdateEpochRequest_init_zero;
     curve_chunkserver_UpdateEpochResponse m = curve_chunkserver_UpdateEpochResponse_init_zero;
-    decode(call, curve_chunkserver_UpdateEpochRequest_fields, &request);
+    fake_decode(call, curve_chunkserver_UpdateEpochRequest_fields, &request);
     fake->updates++;
     if (request.epoch < fake->store_epoch) {
         m.status = curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_EPOCH_TOO_OLD;
     } else {
         fake->store_epoch = request.epoch;
     }
-    reply_with(reply, curve_chunkserver_UpdateEpochResponse_fields, &m);
+    fake_reply_with(reply, curve_chunkserver_UpdateEpochResponse_fields, &m);
 }
 
 // ---- Both
@@ -490,7 +497,7 @@ static void dispatch(struct fake *fake, struct fake_call *call, const chunk_requ
     } else if (strcmp(method, "CloseFile") == 0) {
         curve_mds_CloseFileResponse m = {.statusCode = curve_mds_StatusCode_kOK};
         fake->closes++;
-        reply_with(reply, curve_mds_CloseFileResponse_fields, &m);
+        fake_reply_with(reply, curve_mds_CloseFileResponse_fields, &m);
     } else if (strcmp(method, "GetOrAllocateSegment") == 0) {
         on_segment(fake, call, reply, entry);
     } else if (strcmp(method, "DeAllocateSegment") == 0) {
@@ -501,7 +508,7 @@ static void dispatch(struct fake *fake, struct fake_call *call, const chunk_requ
         on_leader(fake, reply);
     } else if (strcmp(method, "UpdateEpoch") == 0) {
         on_update_epoch(fake, call, reply);
-    } else {
+    } else if (fake->no_state_service || !fake_state(fake, call, reply, entry)) {
         reply->error_code = 1002;
     }
 }
@@ -524,7 +531,7 @@ enum fake_verdict fake_handle(struct fake_call *call, struct fake_reply *reply) 
     struct fake_source_name source = {""};
     if (data) {
         fake_source_decode(&request, &source);
-        decode(call, curve_chunkserver_ChunkRequest_fields, &request);
+        fake_decode(call, curve_chunkserver_ChunkRequest_fields, &request);
     }
     pthread_mutex_lock(&fake->lock);
     struct fake_log *entry = log_request(fake, call);
@@ -537,6 +544,7 @@ enum fake_verdict fake_handle(struct fake_call *call, struct fake_reply *reply) 
     enum fake_verdict verdict = fake->hook != NULL ? fake->hook(&seen) : FAKE_SERVE;
     if (verdict == FAKE_SERVE || verdict == FAKE_DO_AND_DROP || verdict == FAKE_DO_AND_CLOSE) {
         dispatch(fake, call, data ? &request : NULL, entry, reply);
+        reply->entry = *entry;
     } else if (verdict == FAKE_ANSWER_STATUS) {
         answer_status(reply, seen.status);
     }

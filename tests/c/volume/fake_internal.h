@@ -10,6 +10,8 @@
 struct fake_connection {
     int fd;
     struct fake_server *server;
+    atomic_int users;      // the thread that serves it, and answers that come later
+    pthread_mutex_t write; // one answer at a time
 };
 
 struct fake_call {
@@ -29,7 +31,20 @@ struct fake_reply {
     uint32_t length;
     uint8_t *attachment; // freed by the caller
     uint32_t attachment_length;
+    // Not yet: to be asked again and again, until it says false or the time is over.
+    bool (*later)(struct fake *fake, const struct fake_log *entry, struct fake_reply *reply);
+    struct fake_log entry; // for that
 };
+
+// fake_state.c: the volume's shared state. False: no such method.
+bool fake_state(struct fake *fake, const struct fake_call *call, struct fake_reply *reply,
+                struct fake_log *entry);
+
+// fake_handlers.c
+void fake_reply_with(struct fake_reply *reply, const pb_msgdesc_t *fields, const void *message);
+void fake_decode(const struct fake_call *call, const pb_msgdesc_t *fields, void *message);
+// The id of the session that the latest OpenFile began, under the lock.
+void fake_session(const struct fake *fake, char id[32]);
 
 // fake_source.c: a clone's source
 struct fake_source_name {

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// A client in a loop that is not its own, for the tests of the IO core.
+#ifndef TESTS_VOLUME_FOREIGN_H
+#define TESTS_VOLUME_FOREIGN_H
+
+#include "bench.h"
+
+struct opened {
+    struct bench *bench;
+    int calls;
+    int result;
+    struct cg_volume *volume;
+    char error[256];
+};
+
+static inline void on_opened(void *user, int result, struct cg_volume *volume, const char *error) {
+    struct opened *opened = user;
+    opened->calls++;
+    opened->result = result;
+    opened->volume = volume;
+    snprintf(opened->error, sizeof(opened->error), "%s", error);
+}
+
+static inline void on_closed(void *user) {
+    (*(int *)user)++;
+}
+
+static inline struct bench *foreign_start(struct bench *bench) {
+    fake_start(&bench->fake);
+    start_client(bench, CG_CLIENT_FOREIGN_LOOP);
+    return bench;
+}
+
+// Turns the loop as a foreign one does: poll, then progress, which must not wait for anything.
+static inline void turn(struct bench *bench) {
+    struct pollfd ready = {.fd = cg_client_fd(bench->client), .events = POLLIN};
+    if (poll(&ready, 1, 20) > 0) {
+        uint64_t start = cg_now_ns();
+        assert_true(cg_client_progress(bench->client) >= 0);
+        assert_in_range(cg_now_ns() - start, 0, 200 * CG_NS_PER_MS);
+    }
+}
+
+#define TURN_UNTIL(bench, condition)                                                               \
+    do {                                                                                           \
+        uint64_t give_up = cg_now_ns() + 10 * CG_NS_PER_S;                                         \
+        while (!(condition)) {                                                                     \
+            assert_true(cg_now_ns() < give_up);                                                    \
+            turn(bench);                                                                           \
+        }                                                                                          \
+    } while (0)
+
+static inline int start_open(struct bench *bench, const char *path, struct opened *opened) {
+    struct cg_volume_options options = {
+        .struct_size = sizeof(options), .path = path, .open_timeout_ms = 1500};
+    *opened = (struct opened){.bench = bench};
+    return cg_volume_open_start(bench->client, &options, on_opened, opened);
+}
+
+static inline void open_in_loop(struct bench *bench) {
+    struct opened opened;
+    assert_int_equal(start_open(bench, "/vol1", &opened), 0);
+    assert_int_equal(opened.calls, 0); // never inside the call
+    TURN_UNTIL(bench, opened.calls > 0);
+    assert_int_equal(opened.result, 0);
+    assert_string_equal(opened.error, "");
+    bench->volume = opened.volume;
+}
+
+static inline void end(struct bench *bench) {
+    cg_client_destroy(bench->client);
+    unsigned violations = bench->fake.violations;
+    fake_stop(&bench->fake);
+    free(bench);
+    assert_int_equal(violations, 0);
+}
+
+#endif
