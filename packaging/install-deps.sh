@@ -17,7 +17,8 @@ declare -A packages=(
     [test]="libcmocka-dev python3-libnbd xfsprogs tgt libiscsi-dev libiscsi-bin"
     [lint]="clang-format-14"
     [fuzz]="clang-14 libclang-rt-14-dev libcmocka-dev"
-    [vm]="qemu-system-x86 linux-image-amd64 busybox-static nbd-client iproute2 kmod e2fsprogs
+    [vm]="qemu-system-x86 qemu-block-extra linux-image-amd64 busybox-static nbd-client iproute2 kmod
+          e2fsprogs mmdebstrap
           xfsprogs fio open-iscsi multipath-tools sg3-utils"
     [bench]="strace tgt libiscsi-dev"
 )
