@@ -14,6 +14,8 @@ from gateway.errors import InvalidArgumentError, NotFoundError
 if TYPE_CHECKING:
     from gateway.mds.client import MdsClient, Volume, Volumes
     from gateway.proto.cluster_pb2 import ClusterStatusResponse
+    from gateway.proto.export_pb2 import ExportEntry
+    from gateway.proto.iscsi_pb2 import ExportRecord
 
 RECYCLE_BIN = "RecycleBin"
 
@@ -93,6 +95,30 @@ class Cluster:
     def recover(self, name: str, volume_id: int = 0) -> None:
         """Brings a deleted volume back."""
         self._wait(self._client.recover(name, volume_id=volume_id))
+
+    def exports(self) -> tuple[int, Sequence[ExportEntry]]:
+        """The revision of all exports over iSCSI, and ours, without secrets."""
+        revision, entries = self._wait(self._client.list_exports())
+        return revision, entries or []
+
+    def export(self, iqn: str) -> ExportEntry:
+        """An export with its secrets."""
+        return self._wait(self._client.get_export(iqn))
+
+    def put_export(self, record: ExportRecord, expected_revision: int) -> int:
+        """Makes or replaces an export; BusyError when it has another revision."""
+        return self._wait(self._client.put_export(record, expected_revision))
+
+    def delete_export(self, iqn: str, expected_revision: int) -> None:
+        """Removes an export; BusyError when it has another revision."""
+        self._wait(self._client.delete_export(iqn, expected_revision))
+
+    def active_gateway(self, name: str) -> str | None:
+        """The gateway that serves a volume's IO over iSCSI; None if none ever said so."""
+        from gateway.proto.iscsi_pb2 import LunState  # noqa: PLC0415
+
+        _, data = self._wait(self._client.shared_state(name))
+        return LunState.FromString(data).active_gateway or None
 
     def status(self) -> ClusterStatusResponse:
         """The cluster as operators see it."""

@@ -38,6 +38,7 @@ COMMANDS = {
     "chunkserver": "gateway.cli.daemons:chunkserver",
     "volume": "gateway.cli.volume:volume",
     "nbd": "gateway.cli.nbd:nbd",
+    "iscsi": "gateway.cli.iscsi:iscsi",
     "import": "gateway.cli.image:import_image",
     "export": "gateway.cli.image:export_image",
     "bench": "gateway.cli.bench:bench",
@@ -81,8 +82,8 @@ def _load_config(ctx: click.Context, _param: click.Parameter, value: Path | None
     if "mds" in defaults:
         defaults["mds_address"] = defaults.pop("mds")
     for command, values in tables.items():
-        if command == "nbd":
-            defaults["nbd"] = {"serve": values}
+        if command in ("nbd", "iscsi"):
+            defaults[command] = {"serve": values}
         else:
             defaults[command] = values
     ctx.default_map = defaults
@@ -122,7 +123,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @shared_options
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Block storage: replicated volumes that leave as NBD exports.
+    """Block storage: replicated volumes that leave as NBD exports and iSCSI LUNs.
 
     Begin with: copygate up --volume vol1:10G
     """

@@ -74,6 +74,10 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "threads": "integer",
         "allow_remote": "boolean",
     },
+    "iscsi": {
+        "gateway": "text",
+        "run_dir": "text",
+    },
 }
 
 _EXPECTED = {

@@ -32,12 +32,14 @@ GUARD = "copygate-guard"
 
 @dataclass(frozen=True)
 class Lun:
-    """A logical unit. `options` are the module's (bsopts)."""
+    """A logical unit. `options` are the module's (bsopts); `at_open` are more of them, which matter
+    only when it is opened: it need not be opened again when they change."""
 
     number: int
     volume: str
     options: str = ""
     bstype: str = "copygate"
+    at_open: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ import secrets
 import shutil
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gateway.cli.child import Launch, Supervisor, end_orphan, package_folder
 from gateway.errors import (
@@ -361,9 +359,10 @@ class Target:
 
     async def _new_lun(self, lun: plan.Lun) -> None:
         self._said.clear()
+        options = ";".join(filter(None, (lun.options, lun.at_open)))
         try:
             await self._tgtd.new_lun(
-                TID, lun.number, path=lun.volume, bstype=lun.bstype, bsopts=lun.options
+                TID, lun.number, path=lun.volume, bstype=lun.bstype, bsopts=options
             )
         except UnavailableError:
             raise
@@ -386,15 +385,3 @@ class Target:
 
 def _listing(wanted: Wanted) -> str:
     return ", ".join(sorted(wanted.portals))
-
-
-def describe(wanted: Wanted) -> dict[str, Any]:
-    """What is wanted, for people and --json: no secrets."""
-    shown = replace(wanted, chap=None, mutual=None)
-    return {
-        "iqn": shown.iqn,
-        "portals": sorted(shown.portals),
-        "acl": sorted(shown.acl),
-        "chap_user": wanted.chap.user if wanted.chap else None,
-        "mutual_user": wanted.mutual.user if wanted.mutual else None,
-    }

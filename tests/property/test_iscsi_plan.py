@@ -19,6 +19,7 @@ from gateway.iscsi.plan import (
     applied,
     steps,
 )
+from gateway.iscsi.records import differences
 
 IQN = "iqn.2026-11.io.copygate:v"
 NAMES = ["iqn.a:1", "iqn.b:2", "iqn.c:3"]
@@ -149,3 +150,25 @@ def test_chap_switched_on_throws_out_who_came_without(wanted: Wanted) -> None:
 def test_secrets_are_not_shown() -> None:
     assert "s" * 12 not in repr(Wanted(IQN, chap=Account("u", "s" * 12)))
     assert NewLun(Lun(1, "a")).lun.bstype == "copygate"
+
+
+wanteds = st.dictionaries(st.sampled_from("abcd"), targets(), max_size=4)
+
+
+@given(wanteds, wanteds)
+def test_a_gateways_differences_make_the_one_of_the_other(
+    wanted: dict[str, Wanted], running: dict[str, Wanted]
+) -> None:
+    todo = differences(wanted, running)
+    after = {name: what for name, what in running.items() if name not in todo.stop}
+    assert not todo.start.keys() & after.keys()
+    assert todo.change.keys() <= after.keys()
+    assert {**after, **todo.change, **todo.start} == wanted
+
+
+@given(wanteds)
+def test_a_gateway_that_is_as_wanted_does_nothing(wanted: dict[str, Wanted]) -> None:
+    todo = differences(wanted, wanted)
+    assert not todo.stop
+    assert not todo.change
+    assert not todo.start
