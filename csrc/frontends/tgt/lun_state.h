@@ -34,6 +34,7 @@ struct lun_state_change {
     struct lun_state *state;
     struct bs_command *command; // that asked for it, or NULL
     uint64_t epoch;             // not 0: only for the owner with this epoch
+    bool forbids_nothing;       // it is enough that it is kept: others may hear of it later
 };
 
 struct lun_state {

@@ -64,6 +64,7 @@ static bool submit_set(struct lun_state *state) {
     state->setting = true;
     state->set = (struct cg_state_call){
         .op = CG_STATE_SET,
+        .flags = change->forbids_nothing ? CG_STATE_NO_WAIT : 0,
         .revision_known = state->revision,
         .data = state->set_buffer,
         .length = (uint32_t)stream.bytes_written,

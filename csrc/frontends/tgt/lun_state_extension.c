@@ -2,9 +2,13 @@
 //
 // Reservations and port groups as the module meets them (module.h).
 #include <errno.h>
+#include <poll.h>
 
+#include "base/clock.h"
 #include "frontends/tgt/nexus.h"
 #include "frontends/tgt/reservation_commands.h"
+
+#define SETTLE_NS (5 * CG_NS_PER_S)
 
 static unsigned own_index(void) {
     static unsigned index = BS_EXTENSIONS_MAX;
@@ -19,6 +23,20 @@ struct lun_state *lun_state_of(struct bs_lun *lun) {
     return lun->extension[own_index()];
 }
 
+// tgtd waits for the opening of a LUN anyway. With the state known when it ends the first command
+// of the first session finds the unit ready; without, sessions are told that it is becoming so.
+static void settle(struct lun_state *state) {
+    struct cg_client *core = bs_client_core(state->lun->client);
+    uint64_t until = cg_now_ns() + SETTLE_NS;
+    while ((!state->known || state->role == ALUA_TRANSITIONING) && cg_now_ns() < until) {
+        struct pollfd descriptor = {.fd = cg_client_fd(core), .events = POLLIN};
+        (void)poll(&descriptor, 1, 10);
+        if (cg_client_progress(core) < 0)
+            return; // as at every later call, the module logs it
+        lun_state_advance(state);
+    }
+}
+
 static int start(struct bs_lun *lun) {
     if (!nexus_names_known()) {
         bs_lun_log(lun, true, "this tgtd does not tell the names of initiators");
@@ -31,6 +49,7 @@ static int start(struct bs_lun *lun) {
     lun->extension[own_index()] = state;
     lun_state_role_start(state);
     lun_state_advance(state);
+    settle(state);
     return 0;
 }
 
@@ -43,14 +62,17 @@ static void stop(struct bs_lun *lun) {
 
 // What is answered before the shared state is known: what finds the unit, and nothing that goes by
 // the state.
-static bool needs_state(const uint8_t *cdb) {
+static bool needs_state(const struct lun_state *state, const uint8_t *cdb) {
+    // A gateway that was just fenced still knows the groups, and may be told to take over again.
+    bool groups_known = state->local || state->revision != 0;
     switch (cdb[0]) {
     case 0x5e: // PERSISTENT RESERVE IN
     case 0x5f: // PERSISTENT RESERVE OUT
-    case 0xa4: // SET TARGET PORT GROUPS
         return true;
+    case 0xa4: // SET TARGET PORT GROUPS
+        return !groups_known;
     case 0xa3:
-        return (cdb[1] & 0x1f) == 0x0a; // REPORT TARGET PORT GROUPS
+        return (cdb[1] & 0x1f) == 0x0a && !groups_known; // REPORT TARGET PORT GROUPS
     default:
         return alua_access(ALUA_STANDBY, cdb).status != SAM_GOOD;
     }
@@ -60,7 +82,7 @@ static int admit(struct bs_lun *lun, struct scsi_cmd *cmd, const struct bs_opcod
     (void)op;
     struct lun_state *state = lun_state_of(lun);
     struct bs_status status = alua_access(state->role, cmd->cdb);
-    if (status.status == SAM_GOOD && !state->known && needs_state(cmd->cdb))
+    if (status.status == SAM_GOOD && !state->known && needs_state(state, cmd->cdb))
         status = BS_CHECK(KEY_NOT_READY,
                           state->role == ALUA_TRANSITIONING ? ASC_TRANSITION : ASC_BECOMING_READY);
     if (status.status == SAM_GOOD)

@@ -109,6 +109,8 @@ static void publish(struct lun_state *state) {
     change->apply = apply_publish;
     change->end = end_publish;
     change->epoch = claimed_epoch(state);
+    // The epoch fences the one before, wherever it is. A gateway that died is not waited for.
+    change->forbids_nothing = true;
     state->publishing = true;
     lun_state_submit(state, change);
 }

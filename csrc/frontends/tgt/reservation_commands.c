@@ -180,6 +180,7 @@ static void drop_ended_reserve(struct lun_state *state) {
     cg_list_init(&change->node);
     change->apply = apply_drop;
     change->end = end_drop;
+    change->forbids_nothing = true;
     lun_state_submit(state, change);
 }
 
