@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define PASSWORD_MAX 1024
+#define PUT_OFF_MAX  16U
 
 struct bs_client {
     struct cg_list node;
@@ -17,6 +18,8 @@ struct bs_client {
     struct cg_client *core;
     int fd;
     struct tgt_scheduled turn;
+    unsigned submitted; // commands, since the last turn
+    unsigned put_off;   // turns in a row
     char *mds;
     char *owner;
     char *password_file; // NULL: none
@@ -38,6 +41,9 @@ static void log_line(void *context, int level, const char *line) {
 }
 
 static void progress(struct bs_client *client) {
+    client->submitted = 0;
+    client->put_off = 0;
+    tgt_remove_sched_event(&client->turn);
     int handled = cg_client_progress(client->core);
     if (handled < 0) {
         log_error("copygate: the event loop: %s\n", strerror(-handled));
@@ -62,11 +68,21 @@ static void on_readable(int fd, int events, void *data) {
     progress(data);
 }
 
+// tgtd takes one command of a connection in a round of its loop. While every round brings one, the
+// core waits for the next, so that they leave in one message to the chunkserver.
 static void on_turn(struct tgt_scheduled *turn) {
-    progress(turn->data);
+    struct bs_client *client = turn->data;
+    if (client->submitted > 0 && client->put_off < PUT_OFF_MAX) {
+        client->submitted = 0;
+        client->put_off++;
+        tgt_add_sched_event(turn);
+        return;
+    }
+    progress(client);
 }
 
 void bs_client_kick(struct bs_client *client) {
+    client->submitted++;
     if (!client->turn.is_scheduled) {
         tgt_add_sched_event(&client->turn);
         cg_client_will_progress(client->core);

@@ -107,7 +107,7 @@ static void block_limits_are_in_logical_blocks(void **state) {
     assert_int_equal(cdb_get16(page + 6), 8);
     assert_int_equal(cdb_get32(page + 8), 65536);
     assert_int_equal(cdb_get32(page + 28), 8);
-    assert_true(cdb_get64(page + 36) == 2097152);
+    assert_true(cdb_get64(page + 36) == 65536);
     identity.block_size = 4096;
     identity_page(&identity, 0xb0, page);
     assert_int_equal(cdb_get16(page + 6), 1);
