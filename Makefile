@@ -26,7 +26,7 @@ C_ONLY := -Dwerror=true -Dpython=false -Dtests=true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help deps venv build demo test test-c test-python test-asan test-tsan lint format bench \
-	fuzz crash chaos power install-plugin clean
+	fuzz crash chaos power check-tgt-abi install-plugin clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | \
@@ -126,6 +126,9 @@ chaos: crash
 
 power: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-vm ## Power loss of a virtual machine under load, ROUNDS times
 	$(BIN)/python tests/vm/power_loss.py --rounds $(ROUNDS)
+
+check-tgt-abi: ## Compare the tgtd module's own header with tgt's source (TGT=FOLDER, else Debian's package)
+	packaging/check-tgt-abi.sh $(TGT)
 
 install-plugin: $(VENV)/.built ## Copy the C plugin to nbdkit's folder: nbdkit copygate volume=NAME
 	install -m 0644 $$($(BIN)/python -c 'from gateway.cli.nbdkit import find_plugin; print(find_plugin("c")[0])') \

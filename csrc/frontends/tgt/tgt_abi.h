@@ -20,7 +20,7 @@ enum {
     TGTADM_SUCCESS = 0,
     TGTADM_UNKNOWN_ERR = 1,
     TGTADM_NOMEM = 2,
-    TGTADM_INVALID_REQUEST = 20,
+    TGTADM_INVALID_REQUEST = 17,
 };
 
 enum tgt_direction {
