@@ -489,7 +489,7 @@ def serve(app: App, *, gateway: str | None, run_dir: Path | None) -> None:
     access = access_of(app, gateway or default_gateway())
     find_tgtd()
     find_module()
-    folder = make_folder(run_dir or control.default_folder(), "the gateway's folder")
+    folder = make_folder(run_dir or control.default_folder(), "the gateway's folder", "--run-dir")
     control.check_folder(folder)
 
     async def run(stopper: Stopper) -> None:
@@ -502,7 +502,7 @@ def serve(app: App, *, gateway: str | None, run_dir: Path | None) -> None:
             await stopper.wait()
         log.info("stopped")
 
-    with exclusive(folder, "the gateway's folder"):
+    with exclusive(folder, "the gateway's folder", "--run-dir"):
         run_daemon(run)
 
 

@@ -20,26 +20,26 @@ log = logging.getLogger("gateway.cli")
 INTERRUPTED = 130
 
 
-def make_folder(path: Path, what: str) -> Path:
+def make_folder(path: Path, what: str, option: str = "--data") -> Path:
     """Makes a folder for this user alone, if it is not there; returns its absolute path."""
     path = path.expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except (FileExistsError, NotADirectoryError) as error:
         raise InvalidArgumentError(
-            f"{what} is not a folder", context={"path": path}, hint="choose another with --data"
+            f"{what} is not a folder", context={"path": path}, hint=f"choose another with {option}"
         ) from error
     except OSError as error:
         raise InvalidArgumentError(
             f"cannot make {what}: {error.strerror}",
             context={"path": path},
-            hint="choose one that this user may write with --data",
+            hint=f"choose one that this user may write with {option}",
         ) from error
     return path
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, what: str) -> Iterator[None]:
+def exclusive(folder: Path, what: str, option: str = "--data") -> Iterator[None]:
     """Holds a data folder: a second daemon on it is refused. The kernel frees it when we die."""
     path = folder / "lock"
     try:
@@ -48,7 +48,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         raise InvalidArgumentError(
             f"cannot write to {what}: {error.strerror}",
             context={"path": folder},
-            hint="choose one that this user may write with --data",
+            hint=f"choose one that this user may write with {option}",
         ) from error
     try:
         try:
@@ -58,7 +58,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
             raise BusyError(
                 f"{what} is in use by another copygate",
                 context={"path": folder, "pid": holder or "unknown"},
-                hint="stop that one, or choose another folder with --data",
+                hint=f"stop that one, or choose another folder with {option}",
             ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -24,6 +24,7 @@ from gateway.cli.app import (
     check_listen,
     pass_app,
     setup_log,
+    volume_path,
 )
 from gateway.cli.child import end_orphan
 from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
@@ -42,6 +43,20 @@ def default_folder() -> Path:
         return Path("/var/lib/copygate")
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(home).expanduser() / "copygate"
+
+
+def _check_iscsi(text: str, allow_remote: bool) -> str:
+    """Checks --iscsi before anything is started; "" stands for the default portal."""
+    from gateway.iscsi import rules  # noqa: PLC0415
+    from gateway.iscsi.target import find_module, find_tgtd  # noqa: PLC0415
+
+    find_tgtd()
+    find_module()
+    if not text:
+        return text
+    portal = rules.check_portal(text)
+    check_listen(portal, "--iscsi", allow_remote)
+    return portal
 
 
 def parse_volume(text: str) -> tuple[str, int | None]:
@@ -63,6 +78,8 @@ class Plan:
     folder: Path
     volumes: tuple[tuple[str, int | None], ...]
     endpoint: Endpoint | None
+    iscsi: str | None
+    run_folder: Path | None
     read_only: bool
     plugin: str
     threads: int
@@ -127,12 +144,70 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
             await supervisor.start()
             stack.push_async_callback(supervisor.stop)
         ready = _ready(plan, mds.address, mds.grpc_address, host.address, endpoint)
+        if plan.iscsi is not None:
+            ready["iscsi"] = await _serve_iscsi(local, plan, stack)
         ready["pid"] = os.getpid()
         ready["nbdkit_pid"] = supervisor.pid if supervisor is not None else None
         ready["seconds"] = round(time.monotonic() - began, 3)
         app.emit(ready, lambda: _tell(ready, plan))
         await stopper.wait()
     log.info("stopped")
+
+
+async def _serve_iscsi(app: App, plan: Plan, stack: contextlib.AsyncExitStack) -> dict[str, Any]:
+    """Records an export of each volume and runs the gateway; returns volume -> how it is served."""
+    from gateway.cli import iscsi  # noqa: PLC0415
+    from gateway.iscsi import control  # noqa: PLC0415
+
+    assert plan.iscsi is not None  # noqa: S101 - the caller asked
+    access = iscsi.access_of(app, iscsi.default_gateway())
+    names = [volume_path(name) for name, _ in plan.volumes]
+    revision = await asyncio.to_thread(_record_exports, app, plan, names, access.gateway)
+    folder = plan.run_folder or control.default_folder()
+    folder = make_folder(folder, "the gateway's folder", "--run-dir")
+    control.check_folder(folder)
+    stack.enter_context(exclusive(folder, "the gateway's folder", "--run-dir"))
+    gateway = await stack.enter_async_context(iscsi.running(app, access, folder))
+    await gateway.settled(revision)
+    found: dict[str, Any] = {}
+    for target in (await gateway.status())["targets"]:
+        for lun in target["luns"]:
+            reason = None if target["serving"] else target["reason"]
+            uris = [f"iscsi://{at}/{target['iqn']}/{lun['lun']}" for at in target["portals"]]
+            found[lun["volume"].lstrip("/")] = {
+                "iqn": target["iqn"],
+                "portals": target["portals"],
+                "lun": lun["lun"],
+                "uri": uris[0],
+                "reason": reason,
+            }
+    return found
+
+
+def _record_exports(app: App, plan: Plan, names: list[str], gateway: str) -> int:
+    from gateway.cli.cluster import connect  # noqa: PLC0415
+    from gateway.cli.iscsi import put_change  # noqa: PLC0415
+    from gateway.iscsi import rules  # noqa: PLC0415
+    from gateway.iscsi.records import Change  # noqa: PLC0415
+
+    revision = 0
+    with connect(app) as cluster:
+        for index, name in enumerate(names):
+            portals = None
+            if plan.iscsi:
+                # Each target has a tgtd, and so a port, of its own.
+                address, port = rules.parse_portal(plan.iscsi)
+                portals = (rules.format_portal(address, port + index),)
+            change = Change(
+                volume=name,
+                gateway=gateway,
+                portals=portals,
+                read_only=plan.read_only,
+                allow_remote=plan.allow_remote,
+                anyone=True if plan.allow_remote else None,
+            )
+            _, revision, _ = put_change(cluster, change)
+    return revision
 
 
 def _close_socket(sock: Any, endpoint: Endpoint) -> None:
@@ -196,6 +271,7 @@ def _ready(
         "nbd": endpoint.uri() if endpoint else None,
         "nbd_of_name": endpoint.uri("NAME") if endpoint else None,
         "volumes": {name: endpoint.uri(name) if endpoint else None for name in names},
+        "iscsi": None,
         "read_only": plan.read_only,
         "plugin": plan.plugin,
     }
@@ -209,6 +285,9 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
     for name, uri in ready["volumes"].items():
         click.echo(f"  volume       {name}{mode}: {uri}")
     uris = [uri for uri in ready["volumes"].values() if uri]
+    for name, served in (ready["iscsi"] or {}).items():
+        state = f"NOT served: {served['reason']}" if served["reason"] else served["uri"]
+        click.echo(f"  iSCSI        {name}{mode}: {state}")
     if ready["nbd"] and not uris:
         click.echo(f"  NBD          {ready['nbd_of_name']}  (copygate volume create NAME SIZE)")
     if uris:
@@ -218,6 +297,12 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
         click.echo(f"  qemu-system-x86_64 -drive file={uri},format=raw,if=virtio ...")
         click.echo(f"  qemu-img convert -n -O raw disk.qcow2 {uri}")
         click.echo(f"  nbdcopy disk.raw {uri}")
+    for served in list((ready["iscsi"] or {}).values())[:1]:
+        portal = served["portals"][0]
+        click.echo("Try, over iSCSI (it and NBD take the volume from each other, so use one):")
+        click.echo(f"  iscsiadm -m discovery -t sendtargets -p {portal}")
+        click.echo(f"  iscsiadm -m node -T {served['iqn']} -p {portal} --login")
+        click.echo(f"  qemu-system-x86_64 -drive file={served['uri']},format=raw,if=virtio ...")
     click.echo("Ctrl-C stops it.")
 
 
@@ -230,6 +315,15 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
 @click.option(
     "--nbd", metavar="unix:PATH|tcp:HOST:PORT|none",
     help="Where NBD is served (default: unix:DATA/nbd.sock).",
+)  # fmt: skip
+@click.option(
+    "--iscsi", metavar="[ADDRESS:PORT]", is_flag=False, flag_value="",
+    help="Export the volumes over iSCSI too, the first at this portal (default: 127.0.0.1:3260), "
+    "the others at the ports behind it.",
+)  # fmt: skip
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the iSCSI gateway's sockets (default: /run/copygate-iscsi, or the user's).",
 )  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Serve the volumes for reading only.")
 @click.option(
@@ -258,6 +352,8 @@ def up(
     data: Path | None,
     volume: tuple[str, ...],
     nbd: str | None,
+    iscsi: str | None,
+    run_dir: Path | None,
     read_only: bool,
     plugin: str,
     threads: int,
@@ -275,6 +371,7 @@ def up(
     \b
     copygate up --volume vol1:10G
     copygate up --data /srv/copygate --volume a:10G --volume b:1T --nbd tcp:127.0.0.1:10809
+    copygate up --volume vol1:10G --iscsi
     """
     setup_log(app.log_level)
     parsed = tuple(parse_volume(text) for text in volume)
@@ -287,6 +384,7 @@ def up(
         ("--chunkserver-listen", chunkserver_listen),
     ):
         check_listen(address, option, allow_remote)
+    portal = None if iscsi is None else _check_iscsi(iscsi, allow_remote)
     folder = (data or default_folder()).expanduser().absolute()
     endpoint = None
     if nbd != "none":
@@ -295,6 +393,8 @@ def up(
         folder=make_folder(folder, "the data folder"),
         volumes=parsed,
         endpoint=endpoint,
+        iscsi=portal,
+        run_folder=run_dir,
         read_only=read_only,
         plugin=plugin,
         threads=threads,

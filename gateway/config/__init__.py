@@ -40,6 +40,8 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "data": "text",
         "volume": "list",
         "nbd": "text",
+        "iscsi": "text",
+        "run_dir": "text",
         "read_only": "boolean",
         "plugin": "text",
         "mds_listen": "text",

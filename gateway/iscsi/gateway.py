@@ -52,6 +52,7 @@ class Gateway:
         self._lost: dict[str, str] = {}
         self._mds_problem: str | None = "not asked yet"
         self._revision: int | None = None
+        self._done = -1  # the revision that was acted upon
         self._told = asyncio.Condition()
         self._poke = asyncio.Event()
         self._cleanup = contextlib.AsyncExitStack()
@@ -76,7 +77,7 @@ class Gateway:
         deadline = time.monotonic() + timeout_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._told:
-                await self._told.wait_for(lambda: (self._revision or -1) >= revision)
+                await self._told.wait_for(lambda: self._done >= revision)
         for target in list(self._targets.values()):
             await target.settled(max(0.0, deadline - time.monotonic()))
 
@@ -158,6 +159,7 @@ class Gateway:
             self._mds_problem, pause = None, RETRY_FIRST_S
             await self._reconcile()
             async with self._told:
+                self._done = self._revision if self._revision is not None else -1
                 self._told.notify_all()
 
     async def _read(self) -> None:
