@@ -166,6 +166,8 @@ static void note_allocated(struct cg_op *op, uint32_t first, uint32_t count) {
     uint64_t bytes = (uint64_t)(count - had) * CG_BLOCK_SIZE;
     op->store->free_bytes -= bytes < op->store->free_bytes ? bytes : op->store->free_bytes;
     cg_blockmap_set(op->chunk->slot->allocated, first, count);
+    cg_blockmap_set(op->chunk->unsynced_blocks, first, count);
+    cg_damage_mended(op->chunk, first, count);
 }
 
 static void note_written(struct cg_op *op, uint32_t first, uint32_t count, const uint32_t *crcs) {
@@ -407,8 +409,10 @@ static void step_write(struct cg_op *op) {
 }
 
 static void punched(struct cg_op *op) {
-    cg_blockmap_clear(op->chunk->slot->allocated, op->entry.offset / CG_BLOCK_SIZE,
-                      op->entry.length / CG_BLOCK_SIZE);
+    uint32_t first = op->entry.offset / CG_BLOCK_SIZE;
+    uint32_t count = op->entry.length / CG_BLOCK_SIZE;
+    cg_blockmap_clear(op->chunk->slot->allocated, first, count);
+    cg_damage_mended(op->chunk, first, count);
     step_done(op);
 }
 
@@ -456,7 +460,7 @@ static void unlink_call(struct cg_file_op *file_op) {
     struct cg_op *op = CG_CONTAINER_OF(file_op, struct cg_op, file_op);
     struct cg_disk *disk = op->store->disk;
     char path[CG_CHUNK_PATH_MAX];
-    cg_chunk_path(op->chunk, path);
+    cg_chunk_path(op->chunk->copyset, op->chunk->id, path);
     file_op->result = disk->ops->unlink(disk, path);
     if (op->close_there) {
         disk->ops->close(disk, op->file->handle);

@@ -2,11 +2,9 @@
 //
 // Reads whole blocks of a chunk and never returns a byte that its CRC does not vouch for.
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 
 #include "base/crc32c.h"
-#include "base/log.h"
 #include "chunkserver/store_internal.h"
 
 #define ATTEMPTS_MAX 16U
@@ -43,6 +41,16 @@ static bool verify(struct cg_block_read *read) {
     return true;
 }
 
+static void report(const struct cg_block_read *read) {
+    struct cg_chunk *chunk = read->chunk;
+    for (uint32_t block = read->first; block < read->first + read->count; block++) {
+        if (cg_blockmap_test(chunk->slot->allocated, block) && !blocks_match(read, block, 1)) {
+            cg_damage_found(chunk->copyset, chunk->id, chunk->file_id, block,
+                            "its checksum does not match");
+        }
+    }
+}
+
 static void attempt(struct cg_block_read *read);
 
 static void finish(struct cg_block_read *read, cg_status status) {
@@ -71,11 +79,7 @@ static void filled(struct cg_block_read *read) {
         return;
     }
     chunk->copyset->store->crc_errors++;
-    cg_log(CG_LOG_ERROR,
-           "chunk %" PRIu64 " of copyset %" PRIu32 "-%" PRIu32 ": data at block %" PRIu32
-           " to %" PRIu32 " fails its checksum",
-           chunk->id, chunk->copyset->pool, chunk->copyset->id, read->first,
-           read->first + read->count - 1);
+    report(read);
     finish(read, STATUS(CRC_FAIL));
 }
 

@@ -179,6 +179,8 @@ static void flush_synced(struct cg_file_op *op) {
         chunk->sequence++;
         chunk->unsure = false;
         chunk->unsynced = 0;
+        memset(chunk->syncing_blocks, 0, sizeof(chunk->syncing_blocks));
+        cg_damage_mended(chunk, CG_BAD_SLOT(flush->slot), 1);
     }
     flush_end(flush, op->result >= 0);
 }
@@ -212,6 +214,14 @@ static void flush_written(struct cg_file_op *op) {
     flush_write(flush);
 }
 
+// What is in the file by now will be on the medium when the sync is through.
+static void begin_sync(struct cg_chunk *chunk) {
+    for (unsigned i = 0; i < CG_BLOCKMAP_BYTES; i++) {
+        chunk->syncing_blocks[i] |= chunk->unsynced_blocks[i];
+    }
+    memset(chunk->unsynced_blocks, 0, sizeof(chunk->unsynced_blocks));
+}
+
 static void flush_write(struct cg_flush *flush) {
     struct cg_store *store = flush->store;
     flush->op = (struct cg_file_op){.fd = flush->file->handle};
@@ -221,6 +231,9 @@ static void flush_write(struct cg_flush *flush) {
     } else if (flush->written == CG_CHUNK_SLOT_SIZE) {
         flush->op.opcode = CG_FILE_FDATASYNC;
         flush->op.done = flush_synced;
+        if (flush->chunk->generation == flush->generation) {
+            begin_sync(flush->chunk);
+        }
     } else {
         flush->iov =
             (struct iovec){flush->data + flush->written, CG_CHUNK_SLOT_SIZE - flush->written};

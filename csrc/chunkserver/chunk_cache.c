@@ -67,9 +67,9 @@ void cg_chunk_cache_destroy(struct cg_store *store) {
     free(store->chunks);
 }
 
-void cg_chunk_path(const struct cg_chunk *chunk, char out[CG_CHUNK_PATH_MAX]) {
-    snprintf(out, CG_CHUNK_PATH_MAX, "chunks/%" PRIu32 "-%" PRIu32 "/chunk_%" PRIu64,
-             chunk->copyset->pool, chunk->copyset->id, chunk->id);
+void cg_chunk_path(const struct cg_copyset *copyset, uint64_t id, char out[CG_CHUNK_PATH_MAX]) {
+    snprintf(out, CG_CHUNK_PATH_MAX, "chunks/%" PRIu32 "-%" PRIu32 "/chunk_%" PRIu64, copyset->pool,
+             copyset->id, id);
 }
 
 static struct cg_list *bucket_of(struct cg_store *store, uint64_t group, uint64_t id) {
@@ -129,7 +129,7 @@ int cg_chunk_open(struct cg_chunk *chunk, bool create) {
         return -ENOMEM;
     }
     char path[CG_CHUNK_PATH_MAX];
-    cg_chunk_path(chunk, path);
+    cg_chunk_path(chunk->copyset, chunk->id, path);
     int handle = store->disk->ops->open(store->disk, path, O_RDWR | (create ? O_CREAT : 0));
     if (handle < 0) {
         free(file);
@@ -171,6 +171,9 @@ void cg_chunk_deleted(struct cg_chunk *chunk) {
     chunk->generation++;
     chunk->sn = 0;
     chunk->unsynced = 0;
+    memset(chunk->unsynced_blocks, 0, sizeof(chunk->unsynced_blocks));
+    memset(chunk->syncing_blocks, 0, sizeof(chunk->syncing_blocks));
+    cg_damage_chunk_gone(chunk->copyset, chunk->id);
     chunk->copyset->folder_dirty = true;
     cg_chunk_close(chunk);
     cg_chunk_mark_clean(chunk);
@@ -312,9 +315,11 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
     }
     if (result == -EBADMSG) {
         store->crc_errors++;
-        cg_log(CG_LOG_ERROR,
-               "chunk %" PRIu64 " of copyset %" PRIu32 "-%" PRIu32 ": its metadata is damaged",
-               chunk->id, chunk->copyset->pool, chunk->copyset->id);
+        if (length == CG_CHUNK_SLOTS_SIZE) {
+            cg_damage_slots_found(chunk, data);
+        } else {
+            cg_damage_found(chunk->copyset, chunk->id, 0, CG_BAD_SLOT(0), "the file is too short");
+        }
         return STATUS(CRC_FAIL);
     }
     chunk->exists = true;
@@ -418,6 +423,8 @@ static void reset(struct cg_chunk *chunk, struct cg_copyset *copyset, uint64_t i
     chunk->unsynced = 0;
     memset(chunk->busy, 0, sizeof(chunk->busy));
     memset(chunk->applying, 0, sizeof(chunk->applying));
+    memset(chunk->unsynced_blocks, 0, sizeof(chunk->unsynced_blocks));
+    memset(chunk->syncing_blocks, 0, sizeof(chunk->syncing_blocks));
 }
 
 struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id) {
@@ -452,6 +459,13 @@ void cg_chunk_put(struct cg_chunk *chunk) {
     if (--chunk->refs == 0 && chunk->state == CG_CHUNK_BROKEN) {
         forget(chunk); // the next request looks again
     }
+}
+
+void cg_chunk_cool(struct cg_chunk *chunk) {
+    struct cg_store *store = chunk->copyset->store;
+    cg_list_remove(&chunk->lru);
+    cg_list_push_back(&store->chunk_lru, &chunk->lru);
+    cg_chunk_close(chunk);
 }
 
 // ---- Local readers

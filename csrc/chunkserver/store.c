@@ -23,6 +23,7 @@ static void settle_options(struct cg_store_options *options) {
     if (options->checkpoint_interval_ns == 0) {
         options->checkpoint_interval_ns = 30 * CG_NS_PER_S;
     }
+    options->scrub_period_s = options->scrub_period_s ? options->scrub_period_s : 7 * 86400;
 }
 
 void cg_store_look_at_space(struct cg_store *store) {
@@ -111,6 +112,11 @@ static int open_all(struct cg_store *store, char *error, size_t error_size) {
         return result;
     }
     cg_store_look_at_space(store);
+    result = cg_scrub_create(store);
+    if (result != 0) {
+        snprintf(error, error_size, "cannot prepare the scrub: %s", strerror(-result));
+        return result;
+    }
     uint64_t lsn;
     result = cg_checkpoint_restore(store, &lsn, error, error_size);
     if (result != 0) {
@@ -148,6 +154,7 @@ int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_bu
         cg_store_close(store);
         return result;
     }
+    cg_scrub_start(store);
     *out = store;
     return 0;
 }
@@ -155,12 +162,13 @@ int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_bu
 bool cg_store_idle(const struct cg_store *store) {
     return store->ops_active == store->ops_parked + store->stalled_count &&
            store->reads_active == 0 && store->file_ops == 0 && store->checkpoint.flushing == 0 &&
-           !cg_store_checkpointing(store);
+           !cg_store_checkpointing(store) && !store->scrub.active;
 }
 
 void cg_store_close(struct cg_store *store) {
     cg_timer_disarm(&store->stall_timer);
     cg_timer_disarm(&store->tick);
+    cg_scrub_destroy(store);
     cg_reactor_undefer(&store->apply_work);
     cg_ops_destroy(store);
     cg_reads_destroy(store);
@@ -188,7 +196,36 @@ int cg_store_disk_error(const struct cg_store *store) {
     return store->disk_error;
 }
 
+static struct cg_scrub_stats scrub_stats(const struct cg_store *store) {
+    const struct cg_scrub_record *record = &store->scrub.record;
+    return (struct cg_scrub_stats){
+        .rate = store->scrub.pace.rate,
+        .running = record->running,
+        .request = record->request,
+        .queued = record->queued,
+        .completed = record->completed,
+        .started_s = record->started_s,
+        .completed_s = record->completed_s,
+        .checked = record->checked,
+        .skipped = record->skipped,
+        .found = record->found,
+        .bad_blocks = store->bad.count,
+        .bad_blocks_more = store->bad.full,
+    };
+}
+
+uint32_t cg_store_bad_blocks(const struct cg_store *store, uint32_t from, struct cg_bad_block *out,
+                             uint32_t max) {
+    uint32_t count = 0;
+    while (count < max && from + count < store->bad.count) {
+        out[count] = store->bad.item[from + count];
+        count++;
+    }
+    return count;
+}
+
 void cg_store_stats(const struct cg_store *store, struct cg_store_stats *out) {
+    out->scrub = scrub_stats(store);
     cg_wal_stats(store->wal, &out->wal);
     out->wal_used = cg_wal_used(store->wal);
     out->wal_capacity = cg_wal_capacity(store->wal);

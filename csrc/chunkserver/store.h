@@ -16,6 +16,7 @@
 #include "base/buffer.h"
 #include "base/disk.h"
 #include "base/reactor.h"
+#include "chunkserver/bad_blocks.h"
 #include "chunkserver/wal.h"
 #include "gateway/proto/chunk.pb.h"
 
@@ -35,6 +36,8 @@ struct cg_store_options {
     uint64_t wal_bytes;         // 0: 1 GiB
     uint64_t wal_segment_bytes; // 0: the log's default
     uint64_t checkpoint_interval_ns; // 0: 30 s
+    uint64_t scrub_rate;             // bytes per second that the scrub reads at most; 0: no scrub
+    uint64_t scrub_period_s;         // from the begin of one pass to the next; 0: a week
     const char *share_folder; // where the map for local readers goes (local_map.h); NULL: none
 };
 
@@ -160,7 +163,36 @@ void cg_store_read(struct cg_store *store, const struct cg_query *query);
 // share_folder.
 int cg_store_share(struct cg_store *store, const char *address);
 
+// ---- The scrub: reads all blocks in the background and checks them
+
+// Begins a pass for `request`, or after the one that serves another. Requests are numbered upwards;
+// one that is known changes nothing. -ENOTSUP if the scrub is off.
+int cg_store_scrub(struct cg_store *store, uint64_t request);
+
+// Reads nothing more; what it knows is saved once the store is idle.
+void cg_store_scrub_stop(struct cg_store *store);
+
+struct cg_scrub_stats {
+    uint64_t rate;
+    bool running;
+    uint64_t request;   // that the pass under way serves; 0: it was due
+    uint64_t queued;    // a request whose pass comes next
+    uint64_t completed; // the newest request whose pass is complete
+    uint64_t started_s; // since 1970; 0: never
+    uint64_t completed_s;
+    uint64_t checked;     // blocks, of the pass under way or the last one
+    uint64_t skipped;     // written meanwhile
+    uint64_t found;       // bad ones that were not known
+    uint32_t bad_blocks;  // known now
+    bool bad_blocks_more; // than can be listed
+};
+
+// The known bad blocks from position `from` on, at most `max`; returns how many were copied.
+uint32_t cg_store_bad_blocks(const struct cg_store *store, uint32_t from, struct cg_bad_block *out,
+                             uint32_t max);
+
 struct cg_store_stats {
+    struct cg_scrub_stats scrub;
     struct cg_wal_stats wal;
     uint64_t wal_used, wal_capacity;
     uint64_t checkpoints;

@@ -3,11 +3,13 @@
 // What the store's parts share. The parts, and who calls whom: store.c (opening, space) - replay.c
 // - mutate.c (range locks) - merge.c (edge blocks, into the log) - apply.c (committed entries to
 // chunk files) - read.c - chunk_cache.c (metadata and descriptors in memory) - block_read.c
-// (verified reads of blocks) - copyset.c - checkpoint.c.
+// (verified reads of blocks) - damage.c (blocks found bad) - copyset.c - checkpoint.c - scrub.c
+// (reads what nobody else reads).
 #ifndef CG_CHUNKSERVER_STORE_INTERNAL_H
 #define CG_CHUNKSERVER_STORE_INTERNAL_H
 
 #include "base/local_map.h"
+#include "chunkserver/bad_blocks.h"
 #include "chunkserver/blockmap.h"
 #include "chunkserver/chunk_format.h"
 #include "chunkserver/dedup.h"
@@ -16,6 +18,7 @@
 #include "chunkserver/folder.h"
 #include "chunkserver/local_share.h"
 #include "chunkserver/replica.h"
+#include "chunkserver/scrub_plan.h"
 #include "chunkserver/store.h"
 
 #define CG_COPYSETS_MAX    4096U
@@ -79,6 +82,9 @@ struct cg_chunk {
     struct cg_chunk_file *load_file;
     uint8_t busy[CG_BLOCKMAP_BYTES];     // locked by operations in flight
     uint8_t applying[CG_BLOCKMAP_BYTES]; // committed, not yet in the file
+    // Applied, and not known to be on the medium: until the next sync begins, and while it runs.
+    uint8_t unsynced_blocks[CG_BLOCKMAP_BYTES];
+    uint8_t syncing_blocks[CG_BLOCKMAP_BYTES];
 };
 
 struct cg_copyset {
@@ -211,6 +217,76 @@ struct cg_checkpoint {
     uint32_t folder_count;
 };
 
+#define CG_SCRUB_PIECE_BLOCKS 64U // read at once: 256 KiB
+#define CG_SCRUB_LIST         1024U
+
+enum cg_scrub_stage {
+    CG_SCRUB_PROBE,    // the metadata on the medium is to be read
+    CG_SCRUB_LOAD,     // the metadata is to be in memory
+    CG_SCRUB_PIECES,   // blocks are to be read
+    CG_SCRUB_SUSPECTS, // blocks that did not match are to be read again, under their lock
+};
+
+// One reading of the medium, on a pool thread.
+struct cg_scrub_read {
+    struct cg_file_op op;
+    struct cg_disk *disk;
+    char path[CG_CHUNK_PATH_MAX];
+    uint8_t *data;                        // CG_SCRUB_PIECE_BLOCKS
+    uint32_t first;                       // block
+    uint32_t count;                       // 0: the metadata
+    uint32_t crcs[CG_SCRUB_PIECE_BLOCKS]; // expected
+    bool cached;                          // the file system refuses O_DIRECT
+    uint64_t began_ns;
+    // What came out; op.result is 0 or -errno.
+    uint64_t bad; // bit i: block first + i does not match
+    enum cg_chunk_slot_state slot_state[2];
+    uint64_t slot_sequence[2];
+};
+
+// The chunk that is being looked at.
+struct cg_scrub_target {
+    bool set;
+    bool of_pass; // otherwise a block that is known to be bad is looked at again
+    enum cg_scrub_stage stage;
+    struct cg_copyset *copyset;
+    uint64_t chunk_id;
+    uint32_t first; // blocks, to be read yet
+    uint32_t end;
+    bool brought;     // into memory, by us
+    bool quiet;       // nothing was writing its metadata when the probe began
+    bool probed_once; // and the probe found damage
+    unsigned patience;
+    uint64_t suspects; // bit i: block suspects_first + i
+    uint32_t suspects_first;
+};
+
+struct cg_scrub {
+    struct cg_scrub_record record;
+    struct cg_scrub_pace pace;
+    struct cg_timer timer;
+    bool stopped;
+    bool active;     // an operation is under way
+    uint32_t round;  // of looking at known bad blocks again
+    unsigned settle; // steps of the checkpoint before a pass that are left
+    uint64_t settle_until_ns;
+    struct cg_scrub_target target;
+    struct cg_chunk *chunk; // the target, referenced, while it is being read
+    struct cg_scrub_read read;
+    bool direct_told;
+    uint64_t ids[2 * CG_SCRUB_LIST]; // chunks of a copyset, from one id on
+    uint32_t id_count;
+    uint32_t id_at;
+    bool listed; // ids are those of position.group
+    bool list_cut;
+    struct cg_file_op op; // listing, saving
+    bool moved;           // the record changed since it was saved
+    uint64_t saved_change;
+    uint64_t saved_ns;
+    uint8_t *file;
+    size_t file_length;
+};
+
 struct cg_store {
     struct cg_reactor *reactor;
     struct cg_disk *disk;
@@ -267,6 +343,8 @@ struct cg_store {
     uint64_t saved_proposals; // covered by the last checkpoint
     uint64_t crc_errors;
     struct cg_checkpoint checkpoint;
+    struct cg_bad_blocks bad;
+    struct cg_scrub scrub;
 
     uint32_t zero_crc; // of a block of zeros
     uint8_t *zeros;    // CG_ZERO_PIECE bytes
@@ -285,7 +363,9 @@ struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id);
 // The chunk if it is in memory, without a reference.
 struct cg_chunk *cg_chunk_find(const struct cg_copyset *copyset, uint64_t id);
 void cg_chunk_put(struct cg_chunk *chunk);
-void cg_chunk_path(const struct cg_chunk *chunk, char out[CG_CHUNK_PATH_MAX]);
+// Nobody is expected to need the chunk soon: it leaves before all others, its descriptor now.
+void cg_chunk_cool(struct cg_chunk *chunk);
+void cg_chunk_path(const struct cg_copyset *copyset, uint64_t id, char out[CG_CHUNK_PATH_MAX]);
 // Opens the file if need be; 0 or -errno.
 int cg_chunk_open(struct cg_chunk *chunk, bool create);
 void cg_chunk_close(struct cg_chunk *chunk);
@@ -298,6 +378,26 @@ void cg_chunk_mark_dirty(struct cg_chunk *chunk);
 // The file is new: empty metadata. The file is gone.
 void cg_chunk_created(struct cg_chunk *chunk);
 void cg_chunk_deleted(struct cg_chunk *chunk);
+
+// ---- damage.c
+// A block, or CG_BAD_SLOT, is bad: `why` is told once. `file_id` 0: not known.
+void cg_damage_found(struct cg_copyset *copyset, uint64_t chunk_id, uint64_t file_id,
+                     uint32_t block, const char *why);
+// The metadata that was read, CG_CHUNK_SLOTS_SIZE bytes, cannot be used.
+void cg_damage_slots_found(struct cg_chunk *chunk, const uint8_t *slots);
+// Blocks, or a CG_BAD_SLOT, were written or trimmed, or found well.
+void cg_damage_mended(struct cg_chunk *chunk, uint32_t first, uint32_t count);
+void cg_damage_chunk_gone(struct cg_copyset *copyset, uint64_t chunk_id);
+
+// ---- scrub.c
+// Loads what the last process saved, before the log is replayed: replay forgets what it mends.
+int cg_scrub_create(struct cg_store *store);
+void cg_scrub_start(struct cg_store *store);
+void cg_scrub_destroy(struct cg_store *store);
+
+// ---- scrub_read.c
+// Reads and compares what `read` says and calls `done` later.
+void cg_scrub_read_start(struct cg_scrub_read *read, void (*done)(struct cg_file_op *op));
 
 // ---- block_read.c
 void cg_block_read_start(struct cg_block_read *read);
