@@ -31,6 +31,7 @@
 #define LOCK_PATIENCE   200U // polls; then the block is left to the next pass
 #define SHORT_POLL_NS   CG_NS_PER_S
 #define SHORT_PATIENCE  10U // polls while memory or descriptors are short
+#define PROBES_MAX      3U  // of metadata that a checkpoint got in the way of
 
 static void look_in(struct cg_store *store, uint64_t wait_ns);
 
@@ -356,9 +357,9 @@ static void try_again(struct cg_store *store) {
 
 // ---- The metadata
 
-// Nothing writes a chunk's metadata, and nothing will before a change of the chunk.
+// Nothing is writing the chunk's metadata, or has it to write.
 static bool metadata_at_rest(const struct cg_chunk *chunk) {
-    return chunk == NULL || (!chunk->flushing && !cg_list_linked(&chunk->dirty));
+    return !chunk->flushing && !cg_list_linked(&chunk->dirty);
 }
 
 static bool slot_bad(const struct cg_scrub_read *read, const struct cg_chunk *chunk,
@@ -376,16 +377,17 @@ static bool judge_metadata(struct cg_store *store, struct cg_chunk *chunk) {
     struct cg_scrub_target *target = &store->scrub.target;
     const struct cg_scrub_read *read = &store->scrub.read;
     bool unreadable = read->op.result != 0;
-    if (!target->quiet || !metadata_at_rest(chunk)) {
-        return true; // what a checkpoint writes is not to be compared with anything
+    if (target->probes == 0) {
+        return true; // judged before
     }
     if (!unreadable && !slot_bad(read, chunk, 0) && !slot_bad(read, chunk, 1)) {
         cg_damage_mended(chunk, CG_BAD_SLOT(1), 2);
         return true;
     }
-    if (!target->probed_once) {
-        target->probed_once = true;
-        return false;
+    // What a checkpoint may have been writing is not to be compared with anything.
+    if (!target->quiet || !metadata_at_rest(chunk) || chunk->sequence != target->sequence ||
+        chunk->generation != target->generation) {
+        return target->probes == PROBES_MAX;
     }
     for (unsigned slot = 0; slot < 2; slot++) {
         if (unreadable || slot_bad(read, chunk, slot)) {
@@ -402,6 +404,7 @@ static void in_memory(struct cg_store *store, struct cg_chunk *chunk) {
     if (!judge_metadata(store, chunk)) {
         target->stage = CG_SCRUB_PROBE;
     } else {
+        target->probes = 0;
         target->stage = target->suspects != 0 ? CG_SCRUB_SUSPECTS : CG_SCRUB_PIECES;
     }
     look_in(store, 0);
@@ -449,18 +452,34 @@ static void load(struct cg_store *store) {
 
 static void probed(struct cg_file_op *op) {
     struct cg_store *store = read_over(op);
-    struct cg_scrub_target *target = &store->scrub.target;
+    struct cg_scrub *scrub = &store->scrub;
+    if (scrub->chunk != NULL) {
+        cg_chunk_put(scrub->chunk);
+        scrub->chunk = NULL;
+    }
     if (is_short(op->result)) {
         try_again(store);
         return;
     }
-    target->stage = CG_SCRUB_LOAD;
+    scrub->target.stage = CG_SCRUB_LOAD;
     look_in(store, 0);
 }
 
+// Reads the metadata. A chunk that is in memory is kept there meanwhile, so that what is there can
+// be compared; otherwise it is loaded next, which checks it, and read once more if need be.
 static void probe(struct cg_store *store) {
-    struct cg_scrub_target *target = &store->scrub.target;
-    target->quiet = metadata_at_rest(cg_chunk_find(target->copyset, target->chunk_id));
+    struct cg_scrub *scrub = &store->scrub;
+    struct cg_scrub_target *target = &scrub->target;
+    struct cg_chunk *chunk = cg_chunk_find(target->copyset, target->chunk_id);
+    target->probes++;
+    target->quiet = false;
+    if (chunk != NULL && chunk->state == CG_CHUNK_READY && chunk->exists) {
+        target->quiet = metadata_at_rest(chunk);
+        target->sequence = chunk->sequence;
+        target->generation = chunk->generation;
+        scrub->chunk = chunk;
+        chunk->refs++;
+    }
     read_target(store, 0, 0, probed);
 }
 
@@ -480,7 +499,6 @@ static struct cg_chunk *chunk_of_target(struct cg_store *store) {
     struct cg_scrub_target *target = &store->scrub.target;
     struct cg_chunk *chunk = cg_chunk_find(target->copyset, target->chunk_id);
     if (chunk == NULL || chunk->state != CG_CHUNK_READY) {
-        target->quiet = false;
         target->stage = CG_SCRUB_LOAD;
         look_in(store, 0);
         return NULL;

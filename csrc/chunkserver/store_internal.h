@@ -253,9 +253,11 @@ struct cg_scrub_target {
     uint64_t chunk_id;
     uint32_t first; // blocks, to be read yet
     uint32_t end;
-    bool brought;     // into memory, by us
-    bool quiet;       // nothing was writing its metadata when the probe began
-    bool probed_once; // and the probe found damage
+    bool brought;        // into memory, by us
+    unsigned probes;     // of its metadata, not judged yet
+    bool quiet;          // it was in memory when the last one began, and nothing was writing it
+    uint64_t sequence;   // of its metadata then
+    uint32_t generation; // then
     unsigned patience;
     uint64_t suspects; // bit i: block suspects_first + i
     uint32_t suspects_first;

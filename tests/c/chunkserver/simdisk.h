@@ -19,6 +19,8 @@
 
 struct simdisk;
 
+// A handle opened for direct reading alone (O_RDONLY | O_DIRECT) reads what is on the medium, even
+// if something newer was written and not synced: the worst that a file system may do.
 struct simdisk_options {
     uint64_t seed;
     uint32_t sector;         // bytes that are written whole or not at all; 0: 512
@@ -69,6 +71,9 @@ void simdisk_delay_writes(struct simdisk *sim, unsigned count);
 
 // Inverts one bit on the medium and in what readers see. Returns 0 or -ENOENT, -EINVAL.
 int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit);
+
+// The same on the medium alone: who reads through the page cache does not notice.
+int simdisk_rot(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit);
 
 // The bytes of a file as a reader sees them (valid until the next call that changes it), or NULL.
 const uint8_t *simdisk_bytes(const struct simdisk *sim, const char *path, uint64_t *length);

@@ -119,7 +119,7 @@ void simdisk_delay_writes(struct simdisk *sim, unsigned count) {
     sim->delay = count;
 }
 
-int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit) {
+int simdisk_rot(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit) {
     const struct name *name = simdisk_find(&sim->seen, path);
     if (name == NULL) {
         return -ENOENT;
@@ -127,9 +127,16 @@ int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigne
     if (name->inode == NULL || offset >= name->inode->size || bit > 7) {
         return -EINVAL;
     }
-    name->inode->seen[offset] ^= (uint8_t)(1U << bit);
     name->inode->durable[offset] ^= (uint8_t)(1U << bit);
     return 0;
+}
+
+int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit) {
+    int result = simdisk_rot(sim, path, offset, bit);
+    if (result == 0) {
+        simdisk_find(&sim->seen, path)->inode->seen[offset] ^= (uint8_t)(1U << bit);
+    }
+    return result;
 }
 
 const uint8_t *simdisk_bytes(const struct simdisk *sim, const char *path, uint64_t *length) {

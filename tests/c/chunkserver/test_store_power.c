@@ -22,6 +22,7 @@
 
 struct counts {
     uint64_t acknowledged, refused, reads, uncertain, checkpoints, deaths;
+    uint64_t scrubs, scrubbed, scrub_skipped;
 };
 
 static struct counts *counts; // shared with the children
@@ -61,6 +62,9 @@ static void work(struct storemodel *model, bool failures) {
             break;
         case 3:
             cg_store_checkpoint(model->store);
+            if (storemodel_pick(model, 4) == 0) {
+                cg_store_scrub(model->store, ++counts->scrubs); // -ENOTSUP where it is off
+            }
             break;
         case 4:
         case 5:
@@ -82,13 +86,26 @@ static void work(struct storemodel *model, bool failures) {
             break;
         }
         storemodel_run(model, (unsigned)storemodel_pick(model, 12));
+        if (model->options.scrub_rate != 0) {
+            simreactor_advance(model->reactor, CG_NS_PER_MS / 2); // its next piece
+        }
     }
+}
+
+// Whatever it read in the middle of, nothing on this disk is damaged.
+static void check_scrub(const struct storemodel *model, const struct cg_scrub_stats *scrub) {
+    if (scrub->bad_blocks != 0) {
+        storemodel_fail(model, "the scrub calls a good block bad");
+    }
+    counts->scrubbed += scrub->checked;
+    counts->scrub_skipped += scrub->skipped;
 }
 
 static void end_life(struct storemodel *model) {
     struct cg_store_stats stats;
     cg_store_stats(model->store, &stats);
     counts->checkpoints += stats.checkpoints;
+    check_scrub(model, &stats.scrub);
     switch (storemodel_pick(model, 4)) {
     case 0:
         storemodel_kill(model);
@@ -122,6 +139,7 @@ static void run_seed(uint64_t seed) {
         .wal_bytes = 8U << 20,
         .wal_segment_bytes = 2U << 20,
         .checkpoint_interval_ns = 2 * CG_NS_PER_S,
+        .scrub_rate = seed % 2 == 0 ? 0 : 1U << 30,
     };
     bool failures = seed % 4 == 1;
     bool full = seed % 4 == 3;
@@ -147,7 +165,9 @@ static void run_seed(uint64_t seed) {
     storemodel_drain(model);
     storemodel_check(model);
     cg_store_checkpoint(model->store);
+    cg_store_scrub(model->store, ++counts->scrubs);
     storemodel_drain(model);
+    cg_store_scrub_stop(model->store);
     storemodel_close(model);
     must_open(model);
     storemodel_check(model);
@@ -195,8 +215,9 @@ int main(int argc, char **argv) {
     }
     printf("%" PRIu64 " seeds, %" PRIu64 " deaths: %" PRIu64 " mutations acknowledged, %" PRIu64
            " refused, %" PRIu64 " without an answer found applied, %" PRIu64
-           " reads checked, %" PRIu64 " checkpoints\n",
+           " reads checked, %" PRIu64 " checkpoints, %" PRIu64 " blocks scrubbed, %" PRIu64
+           " passed over\n",
            seeds, counts->deaths, counts->acknowledged, counts->refused, counts->uncertain,
-           counts->reads, counts->checkpoints);
+           counts->reads, counts->checkpoints, counts->scrubbed, counts->scrub_skipped);
     return 0;
 }
