@@ -7,7 +7,7 @@
 #include <fcntl.h>
 
 #include "base/crc32c.h"
-#include "chunkserver/store_internal.h"
+#include "chunkserver/scrub_internal.h"
 
 static int64_t read_file(struct cg_scrub_read *read, uint64_t offset, uint64_t length, int flags) {
     const struct cg_disk_ops *ops = read->disk->ops;

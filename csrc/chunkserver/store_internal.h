@@ -397,10 +397,6 @@ int cg_scrub_create(struct cg_store *store);
 void cg_scrub_start(struct cg_store *store);
 void cg_scrub_destroy(struct cg_store *store);
 
-// ---- scrub_read.c
-// Reads and compares what `read` says and calls `done` later.
-void cg_scrub_read_start(struct cg_scrub_read *read, void (*done)(struct cg_file_op *op));
-
 // ---- block_read.c
 void cg_block_read_start(struct cg_block_read *read);
 
