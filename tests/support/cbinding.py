@@ -12,6 +12,7 @@ import importlib.util
 import operator
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -108,9 +109,10 @@ def internals(
 
 
 def _compile(sources: Sequence[Path], library: Path, libraries: Sequence[str]) -> None:
-    compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
+    # CC may be more than a program: "ccache gcc".
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or "gcc"]
     words = [
-        *(compiler, "-shared", "-fPIC", "-std=gnu11", "-O1", "-D_GNU_SOURCE"),
+        *(*compiler, "-shared", "-fPIC", "-std=gnu11", "-O1", "-D_GNU_SOURCE"),
         *("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"),
         *(f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/include'}", "-o", str(library)),
         *map(str, sources),
