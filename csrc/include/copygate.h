@@ -92,13 +92,27 @@ enum {
     CG_OPEN_SHARED = 1U << 1,
 };
 
+// What may happen to an open volume by itself.
+enum cg_event {
+    CG_EVENT_RESIZED = 0, // cg_volume_info has another size
+    CG_EVENT_PAUSED = 1,  // the lease was not renewed in time: IO waits, up to its deadline
+    CG_EVENT_RESUMED = 2, // IO goes on
+    CG_EVENT_FENCED = 3,  // another client has the volume, or it was deleted: all IO fails from now
+                          // on, with -ESTALE or -ENOENT. Nothing comes after it.
+};
+
 struct cg_volume_options {
-    uint32_t struct_size;
+    uint32_t struct_size;     // sizeof(struct cg_volume_options)
     const char *path;         // "/name" or "name"; directories as in "/a/b"
     uint32_t flags;           // CG_OPEN_*
     uint32_t inflight_max;    // requests to chunkservers at once; 0: 128
     uint64_t io_timeout_ms;   // deadline of each IO; 0: 25000
     uint64_t open_timeout_ms; // 0: 10000
+    // FOREIGN_LOOP only (else NULL): called after an event, on the loop's thread at the end of the
+    // iteration that noticed it, while the volume is open and not being closed. Several of a kind
+    // in one iteration are one. It may call anything that a completion may.
+    void (*on_event)(void *event_user, struct cg_volume *volume, enum cg_event event);
+    void *event_user;
 };
 
 // Opens a volume and waits for it. On failure returns -errno and, if `error` is not NULL, a

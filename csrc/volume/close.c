@@ -31,6 +31,7 @@ static void on_closed(struct cg_mds_call *call, int result) {
 // No IO is left.
 static void on_drained(struct cg_volume *volume) {
     vol_session_end(volume);
+    vol_events_stop(volume);
     vol_local_close(volume);
     vol_segments_stop(volume);
     vol_copysets_stop(volume);

@@ -3,6 +3,7 @@
 // The public calls that open a volume: one waits, the other tells when it is done. open.c has the
 // steps.
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,9 @@
 
 #define PATH_LENGTH_MAX 1024U
 #define ERROR_LENGTH    512U
+
+// What a caller of the first version has.
+#define OPTIONS_SIZE_FIRST offsetof(struct cg_volume_options, on_event)
 
 static char *normal_path(const char *path) {
     size_t length = path != NULL ? strlen(path) : 0;
@@ -45,6 +49,7 @@ int vol_create(struct cg_client *client, const struct cg_volume_options *options
     volume->inflight_max =
         options->inflight_max != 0 ? options->inflight_max : VOL_INFLIGHT_DEFAULT;
     volume->path = normal_path(options->path);
+    vol_events_init(volume, options);
     cg_list_init(&volume->node);
     cg_list_init(&volume->unsettled);
     cg_list_init(&volume->free_requests);
@@ -68,11 +73,24 @@ int vol_create(struct cg_client *client, const struct cg_volume_options *options
     return 0;
 }
 
-static int check_options(const struct cg_volume_options *options, char *error, size_t size) {
+// Takes options of this version or an earlier one; what that did not have is zero.
+static int take_options(const struct cg_volume_options *given, struct cg_volume_options *options,
+                        char *error, size_t size) {
+    if (given->struct_size < OPTIONS_SIZE_FIRST || given->struct_size > sizeof(*options)) {
+        snprintf(error, size, "struct_size of the volume's options is not set");
+        return -EINVAL;
+    }
+    memset(options, 0, sizeof(*options));
+    memcpy(options, given, given->struct_size);
+    return 0;
+}
+
+static int check_options(const struct cg_client *client, const struct cg_volume_options *options,
+                         char *error, size_t size) {
     const char *path = options->path;
     size_t length = path != NULL ? strlen(path) : 0;
-    if (options->struct_size != sizeof(*options)) {
-        snprintf(error, size, "struct_size of the volume's options is not set");
+    if (options->on_event != NULL && client->mode != CG_CLIENT_FOREIGN_LOOP) {
+        snprintf(error, size, "events are for a client in a foreign loop");
     } else if (length == 0 || length > PATH_LENGTH_MAX || path[length - 1] == '/') {
         snprintf(error, size, "a volume's name has 1 to %u bytes and does not end in /",
                  PATH_LENGTH_MAX);
@@ -110,22 +128,26 @@ static void blocking_ended(struct vol_opening *opening) {
     cg_waiter_done(opening->volume->client, &open->waiter);
 }
 
-CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_options *options,
+CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_options *given,
                           struct cg_volume **out, char *error, size_t error_size) {
+    struct cg_volume_options options;
     char nothing[1];
     if (error == NULL || error_size == 0) {
         error = nothing;
         error_size = sizeof(nothing);
     }
     error[0] = '\0';
-    int result = check_options(options, error, error_size);
+    int result = take_options(given, &options, error, error_size);
+    if (result == 0) {
+        result = check_options(client, &options, error, error_size);
+    }
     if (result != 0) {
         return result;
     }
     struct cg_volume *volume;
-    result = vol_create(client, options, &volume);
+    result = vol_create(client, &options, &volume);
     if (result != 0) {
-        snprintf(error, error_size, "%s: no memory", options->path);
+        snprintf(error, error_size, "%s: no memory", options.path);
         return result;
     }
     struct blocking_open open = {
@@ -133,7 +155,7 @@ CG_API int cg_volume_open(struct cg_client *client, const struct cg_volume_optio
         .opening =
             {
                 .volume = volume,
-                .timeout_ns = open_timeout_ns(options),
+                .timeout_ns = open_timeout_ns(&options),
                 .error = error,
                 .error_size = error_size,
                 .ended = blocking_ended,
@@ -173,8 +195,9 @@ static void started_ended(struct vol_opening *opening) {
     free(open);
 }
 
-CG_API int cg_volume_open_start(struct cg_client *client, const struct cg_volume_options *options,
+CG_API int cg_volume_open_start(struct cg_client *client, const struct cg_volume_options *given,
                                 cg_open_done *done, void *user) {
+    struct cg_volume_options options;
     if (client->mode != CG_CLIENT_FOREIGN_LOOP) {
         return -ENOTSUP;
     }
@@ -185,16 +208,19 @@ CG_API int cg_volume_open_start(struct cg_client *client, const struct cg_volume
     if (open == NULL) {
         return -ENOMEM;
     }
-    int result = check_options(options, open->error, sizeof(open->error));
+    int result = take_options(given, &options, open->error, sizeof(open->error));
     if (result == 0) {
-        result = vol_create(client, options, &open->opening.volume);
+        result = check_options(client, &options, open->error, sizeof(open->error));
+    }
+    if (result == 0) {
+        result = vol_create(client, &options, &open->opening.volume);
     }
     if (result != 0) {
         cg_log(CG_LOG_ERROR, "%s", open->error[0] != '\0' ? open->error : strerror(-result));
         free(open);
         return result;
     }
-    open->opening.timeout_ns = open_timeout_ns(options);
+    open->opening.timeout_ns = open_timeout_ns(&options);
     open->opening.error = open->error;
     open->opening.error_size = sizeof(open->error);
     open->opening.ended = started_ended;

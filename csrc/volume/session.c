@@ -49,6 +49,7 @@ void vol_session_take(struct cg_volume *volume, const struct cg_mds_call *call) 
 }
 
 void vol_resume(struct cg_volume *volume) {
+    vol_events_pausing(volume);
     vol_requests_resume(volume);
     vol_queue_run(volume);
 }
@@ -58,6 +59,7 @@ void vol_fence(struct cg_volume *volume, int error, const char *why) {
         return;
     }
     volume->fenced = error;
+    vol_event(volume, CG_EVENT_FENCED);
     cg_log(CG_LOG_ERROR, "%s: %s; all further IO fails", volume->path, why);
     vol_state_stop(volume, error);
     vol_requests_fail_waiting(volume, error);
@@ -84,6 +86,7 @@ static bool take_file(struct cg_volume *volume, const struct cg_mds_file *file) 
     if (file->length != volume->size && file->length / volume->segment_size <= VOL_SEGMENTS_MAX) {
         cg_log(CG_LOG_INFO, "%s: %" PRIu64 " bytes now", volume->path, file->length);
         volume->size = file->length;
+        vol_event(volume, CG_EVENT_RESIZED);
     }
     vol_clone_update(volume, file->status);
     return true;
@@ -151,6 +154,7 @@ static void on_session(struct cg_mds_call *call, int result) {
         vol_state_session_replaced(volume);
     }
     vol_session_take(volume, call);
+    vol_events_watch_lease(volume);
     refresh_after(volume, volume->refresh_soon ? 0 : quarter(volume));
     vol_resume(volume);
 }
@@ -159,6 +163,7 @@ void vol_session_begin(struct cg_volume *volume) {
     if (volume->lease_ns == 0) {
         volume->lease_ns = LEASE_DEFAULT_NS;
     }
+    vol_events_watch_lease(volume);
     // Opening may have taken a while: part of the lease is gone.
     uint64_t now = cg_boottime_ns();
     uint64_t due = volume->lease_end_boot_ns - volume->lease_ns / 2;

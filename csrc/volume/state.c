@@ -233,6 +233,7 @@ void vol_state_session_replaced(struct cg_volume *volume) {
            volume->path);
     volume->view_unknown = true;
     volume->view++;
+    vol_events_pausing(volume);
     vol_requests_fail_waiting(volume, -EAGAIN);
     vol_requests_resume(volume);
     while (!cg_list_empty(&volume->queue)) {

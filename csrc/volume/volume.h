@@ -12,6 +12,7 @@
 //   shortcut.c   reads without a request, on the chunkserver's own machine (local_read.c)
 //   clone.c      data that is still in another volume
 //   open.c       opening: session, epoch (open_calls.c: the public calls); close.c
+//   events.c     what is told to the program
 //   session.c    the lease, and what is learned with it
 //   state.c      what all who have the volume open share
 //   trim.c       which blocks of a segment are trimmed; giving whole segments back
@@ -430,6 +431,14 @@ struct cg_volume {
     uint8_t view;                    // counts that; IO that began with an older one ends
     uint32_t sessions;               // counts sessions
 
+    // What is told to the program (events.c).
+    void (*on_event)(void *event_user, struct cg_volume *volume, enum cg_event event);
+    void *event_user;
+    struct cg_deferred event_work;
+    struct cg_timer lease_timer; // the lease's three quarters
+    uint32_t events;             // bits: to be told
+    bool told_paused;
+
     struct cg_task close_task;
     void (*closed)(struct cg_volume *volume); // the session is closed; may free the volume
     struct cg_waiter *closer;                 // in cg_volume_close
@@ -474,6 +483,17 @@ void vol_local_failed(struct vol_request *request);
 
 // The segment's chunks are about to become others.
 void vol_local_forget(const struct vol_segment *segment);
+
+// ---- Events
+
+void vol_events_init(struct cg_volume *volume, const struct cg_volume_options *options);
+// To be told at the end of this iteration.
+void vol_event(struct cg_volume *volume, enum cg_event event);
+// The lease has a new end.
+void vol_events_watch_lease(struct cg_volume *volume);
+// IO pauses, or goes on: told if it is news.
+void vol_events_pausing(struct cg_volume *volume);
+void vol_events_stop(struct cg_volume *volume);
 
 // All IO fails from now on.
 void vol_fence(struct cg_volume *volume, int error, const char *why);

@@ -2,6 +2,7 @@
 //
 // A client in a loop that is not its own: opening and closing without blocking it.
 #include "foreign.h"
+#include "volume/volume.h"
 
 // ---- Opening
 
@@ -281,6 +282,156 @@ static void closing_ends_though_no_metadata_server_answers(void **state) {
     end(bench);
 }
 
+// ---- Events
+
+struct told {
+    int counts[4];
+    int order[32];
+    int count;
+    int *close_on_fenced; // counts when closed
+};
+
+static void on_event(void *user, struct cg_volume *volume, enum cg_event event) {
+    struct told *told = user;
+    told->counts[event]++;
+    told->order[told->count++] = event;
+    if (event == CG_EVENT_FENCED && told->close_on_fenced != NULL) {
+        assert_int_equal(cg_volume_close_start(volume, on_closed, told->close_on_fenced), 0);
+    }
+}
+
+static void open_with_events(struct bench *bench, struct told *told) {
+    struct opened opened = {.bench = bench};
+    struct cg_volume_options options = {
+        .struct_size = sizeof(options), .path = "/vol1", .on_event = on_event, .event_user = told};
+    assert_int_equal(cg_volume_open_start(bench->client, &options, on_opened, &opened), 0);
+    TURN_UNTIL(bench, opened.calls > 0);
+    assert_int_equal(opened.result, 0);
+    bench->volume = opened.volume;
+}
+
+static void turn_for(struct bench *bench, uint64_t ms) {
+    uint64_t until = cg_now_ns() + ms * CG_NS_PER_MS;
+    while (cg_now_ns() < until) {
+        turn(bench);
+    }
+}
+
+static void a_resize_is_told_once(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench->fake.lease_us = 400000;
+    struct told told = {0};
+    open_with_events(foreign_start(bench), &told);
+    turn_for(bench, 300);
+    assert_int_equal(told.count, 0);
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.size = 128 * MIB;
+    pthread_mutex_unlock(&bench->fake.lock);
+    TURN_UNTIL(bench, told.count > 0);
+    struct cg_volume_info info;
+    cg_volume_info(bench->volume, &info);
+    assert_int_equal(info.size, 128 * MIB);
+    turn_for(bench, 300);
+    assert_int_equal(told.count, 1);
+    assert_int_equal(told.order[0], CG_EVENT_RESIZED);
+    end(bench);
+}
+
+static void the_end_of_the_lease_is_told_in_time_and_its_return_too(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench->fake.lease_us = 800000;
+    struct told told = {0};
+    open_with_events(foreign_start(bench), &told);
+    turn_for(bench, 1000);
+    assert_int_equal(told.count, 0); // renewed all the while
+    fake_down(&bench->fake, 0, true);
+    uint64_t begun = cg_now_ns();
+    TURN_UNTIL(bench, told.count > 0);
+    assert_in_range(cg_now_ns() - begun, 300 * CG_NS_PER_MS, 800 * CG_NS_PER_MS);
+    assert_int_equal(told.order[0], CG_EVENT_PAUSED);
+    turn_for(bench, 500);
+    assert_int_equal(told.count, 1);
+    fake_down(&bench->fake, 0, false);
+    TURN_UNTIL(bench, told.count > 1);
+    assert_int_equal(told.order[1], CG_EVENT_RESUMED);
+    uint8_t data[4096];
+    assert_int_equal(cg_pread(bench->volume, data, sizeof(data), 0), 0);
+    turn_for(bench, 800);
+    assert_int_equal(told.count, 2);
+    end(bench);
+}
+
+static void fencing_is_told_and_nothing_after_it(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench->fake.lease_us = 400000;
+    struct told told = {0};
+    open_with_events(foreign_start(bench), &told);
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.epoch++;
+    pthread_mutex_unlock(&bench->fake.lock);
+    TURN_UNTIL(bench, told.count > 0);
+    turn_for(bench, 1000); // the lease runs out
+    assert_int_equal(told.count, 1);
+    assert_int_equal(told.order[0], CG_EVENT_FENCED);
+    int closed = 0;
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), 0);
+    TURN_UNTIL(bench, closed > 0);
+    // A handler may close the volume.
+    told = (struct told){.close_on_fenced = &closed};
+    open_with_events(bench, &told);
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.epoch++;
+    bench->fake.size = 256 * MIB;
+    pthread_mutex_unlock(&bench->fake.lock);
+    TURN_UNTIL(bench, closed > 1);
+    assert_int_equal(told.counts[CG_EVENT_FENCED], 1);
+    end(bench);
+}
+
+static void nothing_is_told_of_a_volume_that_is_being_closed(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench->fake.lease_us = 400000;
+    struct told told = {0};
+    open_with_events(foreign_start(bench), &told);
+    set_hook(bench, drop_close);
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.size = 128 * MIB;
+    pthread_mutex_unlock(&bench->fake.lock);
+    int closed = 0;
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), 0);
+    TURN_UNTIL(bench, closed > 0);
+    assert_int_equal(told.count, 0);
+    end(bench);
+}
+
+static void options_of_the_first_version_are_taken(void **state) {
+    (void)state;
+    struct bench *bench = foreign_start(bench_new(true));
+    struct told told = {0};
+    struct cg_volume_options options = {.struct_size =
+                                            (uint32_t)offsetof(struct cg_volume_options, on_event),
+                                        .path = "/vol1",
+                                        .on_event = on_event, // behind the end: not looked at
+                                        .event_user = &told};
+    assert_int_equal(cg_volume_open(bench->client, &options, &bench->volume, NULL, 0), 0);
+    assert_null(bench->volume->on_event);
+    options.struct_size--;
+    struct cg_volume *volume;
+    assert_int_equal(cg_volume_open(bench->client, &options, &volume, NULL, 0), -EINVAL);
+    options.struct_size = sizeof(options) + 8;
+    assert_int_equal(cg_volume_open(bench->client, &options, &volume, NULL, 0), -EINVAL);
+    end(bench);
+    bench = bench_new(true);
+    bench_start(bench, 0, 0);
+    options.struct_size = sizeof(options); // a client with a thread has no loop to tell it on
+    assert_int_equal(cg_volume_open(bench->client, &options, &volume, NULL, 0), -EINVAL);
+    bench_end(bench);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1) {
         cmocka_set_test_filter(argv[1]);
@@ -299,6 +450,11 @@ int main(int argc, char **argv) {
         cmocka_unit_test(closing_waits_for_io_in_flight_and_refuses_more),
         cmocka_unit_test(destroying_the_client_waits_for_closings),
         cmocka_unit_test(closing_ends_though_no_metadata_server_answers),
+        cmocka_unit_test(a_resize_is_told_once),
+        cmocka_unit_test(the_end_of_the_lease_is_told_in_time_and_its_return_too),
+        cmocka_unit_test(fencing_is_told_and_nothing_after_it),
+        cmocka_unit_test(nothing_is_told_of_a_volume_that_is_being_closed),
+        cmocka_unit_test(options_of_the_first_version_are_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
