@@ -29,11 +29,11 @@ static void settle(struct lun_state *state) {
     struct cg_client *core = bs_client_core(state->lun->client);
     uint64_t until = cg_now_ns() + SETTLE_NS;
     while ((!state->known || state->role == ALUA_TRANSITIONING) && cg_now_ns() < until) {
-        struct pollfd descriptor = {.fd = cg_client_fd(core), .events = POLLIN};
-        (void)poll(&descriptor, 1, 10);
         if (cg_client_progress(core) < 0)
             return; // as at every later call, the module logs it
         lun_state_advance(state);
+        struct pollfd descriptor = {.fd = cg_client_fd(core), .events = POLLIN};
+        (void)poll(&descriptor, 1, 10);
     }
 }
 

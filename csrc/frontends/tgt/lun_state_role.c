@@ -229,6 +229,8 @@ void lun_state_role_known(struct lun_state *state) {
 }
 
 static void end_late_takers(struct lun_state *state) {
+    if (cg_list_empty(&state->takers))
+        return;
     uint64_t now = cg_now_ns();
     CG_LIST_FOREACH_SAFE (node, following, &state->takers) {
         struct bs_command *command = CG_CONTAINER_OF(node, struct bs_command, node);

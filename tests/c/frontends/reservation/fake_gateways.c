@@ -116,12 +116,13 @@ void cg_state_submit(struct cg_volume *volume, struct cg_state_call *call) {
     }
 }
 
-// IO that the state forbids must have ended, where the volume is not taken away anyway.
-static void check_io(int gateway, const reservation_state *state) {
+// IO that was let through before this revision, which forbids it, must have ended; where the volume
+// was taken away it fails anyway.
+static void check_io(int gateway, const reservation_state *state, uint64_t revision) {
     for (unsigned i = 0; i < COMMANDS; i++) {
         const struct fake_command *one = &fake_commands[i];
         if (!one->used || one->command == NULL || !one->io || one->gateway != gateway ||
-            one->volume->closing || fenced(one->volume))
+            one->began_revision >= revision || one->volume->closing || fenced(one->volume))
             continue;
         char name[RESERVATION_NAME_SIZE];
         struct reservation_nexus nexus;
@@ -136,7 +137,7 @@ static void check_acknowledged(const struct cg_volume *volume, const struct cg_s
     for (int i = 0; i < GATEWAYS; i++) {
         if (!running[i] || i == volume->gateway)
             continue;
-        check_io(i, &state.reservations);
+        check_io(i, &state.reservations, call->revision);
         const struct lun_state *other = fake_state(i);
         const struct cg_volume *its = fake_gateways[i].lun.volume;
         if (other->known && its != NULL && !fenced(its))
@@ -309,7 +310,8 @@ struct bs_command *bs_command_begin(struct bs_lun *lun, struct scsi_cmd *cmd) {
 void bs_command_end(struct bs_command *command, struct bs_status status) {
     struct fake_command *fake = of_cmd(command->cmd);
     if (fake->cdb[0] == 0x5f && status.status == SAM_GOOD)
-        check_io(fake->gateway, &fake_state(fake->gateway)->now->reservations);
+        check_io(fake->gateway, &fake_state(fake->gateway)->now->reservations,
+                 fake_state(fake->gateway)->revision);
     fake->done = true;
     fake->status = status.status;
     fake->code = status.code;
