@@ -6,15 +6,15 @@
 #
 #   packaging/install-deps.sh [--dry-run] [GROUP...]
 #
-# Groups: build (compile), run (nbdkit, image tools, the demo), test (C and interop tests), lint,
+# Groups: build (compile), run (nbdkit, tgtd, image tools, the demo), test (C and interop tests), lint,
 # fuzz, vm (the tests in a virtual machine), bench. Default: build run.
 set -euo pipefail
 
 declare -A packages=(
     [build]="gcc libc6-dev make pkg-config protobuf-compiler nanopb libnanopb-dev liburing-dev
              libisal-dev nettle-dev python3 python3-dev python3-venv nbdkit-plugin-dev"
-    [run]="nbdkit nbdkit-plugin-python libnbd-bin qemu-utils fio e2fsprogs"
-    [test]="libcmocka-dev python3-libnbd xfsprogs tgt libiscsi-dev libiscsi-bin"
+    [run]="nbdkit nbdkit-plugin-python libnbd-bin qemu-utils fio e2fsprogs tgt"
+    [test]="libcmocka-dev python3-libnbd xfsprogs libiscsi-dev libiscsi-bin qemu-block-extra"
     [lint]="clang-format-14"
     [fuzz]="clang-14 libclang-rt-14-dev libcmocka-dev"
     [vm]="qemu-system-x86 qemu-block-extra linux-image-amd64 busybox-static nbd-client iproute2 kmod
@@ -75,11 +75,33 @@ if [[ $EUID -ne 0 ]]; then
 fi
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get
      -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
+# Debian's package of tgt starts a tgtd of its own, which listens at port 3260 of every address, and again
+# at each boot. We run our own: one that was installed by us is not started, and left switched off. A tgt
+# that was there before is somebody's, and not touched.
+policy=/usr/sbin/policy-rc.d
+new_tgt=no
+if [[ " ${missing[*]} " == *" tgt "* ]]; then
+    new_tgt=yes
+    if [[ ! -e "$policy" ]]; then
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\n[ "$1" = tgt ] || [ "$1" = tgt.service ] && exit 101\nexit 0\n' |
+            "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 0755 "$policy"
+    fi
+fi
 install=("${apt[@]}" install --yes --no-install-recommends "${missing[@]}")
 # The lists of packages may be missing or old: fetch them only when the first try fails.
 if ! "${install[@]}" </dev/null; then
     echo "install-deps: fetching the lists of packages, then once more"
     "${apt[@]}" update </dev/null
     "${install[@]}" </dev/null
+fi
+if [[ "$new_tgt" == yes ]]; then
+    if command -v systemctl >/dev/null; then
+        "${as_root[@]}" systemctl disable tgt.service >/dev/null 2>&1 || true
+    else
+        "${as_root[@]}" update-rc.d tgt disable >/dev/null 2>&1 || true
+    fi
+    echo "install-deps: Debian's tgt.service is left switched off: it would take port 3260 of every address"
 fi
 echo "install-deps: done"

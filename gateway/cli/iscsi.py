@@ -243,7 +243,7 @@ def _settle(run_dir: Path | None, iqn: str, gateway: str, revision: int) -> dict
     result: dict[str, Any] = {"gateway": gateway, "state": "recorded", "reason": None}
     result["portals"] = []
     try:
-        status = control.ask(run_dir or control.default_folder(), ask="settle", revision=revision)
+        status = control.ask(control.folder_to_ask(run_dir), ask="settle", revision=revision)
     except UnavailableError:
         return result
     if status["gateway"] != gateway:
@@ -329,7 +329,7 @@ def list_exports(app: App, *, run_dir: Path | None) -> None:
     from gateway.iscsi import control  # noqa: PLC0415
 
     try:
-        here = control.ask(run_dir or control.default_folder(), ask="status")
+        here = control.ask(control.folder_to_ask(run_dir), ask="status")
     except UnavailableError:
         here = None
     with connect(app) as cluster:
@@ -429,7 +429,7 @@ def sessions(app: App, *, run_dir: Path | None) -> None:
     """Show who is logged in at the gateway that runs here."""
     from gateway.iscsi import control  # noqa: PLC0415
 
-    here = control.ask(run_dir or control.default_folder(), ask="status")
+    here = control.ask(control.folder_to_ask(run_dir), ask="status")
     found = [
         {"iqn": target["iqn"], **connection}
         for target in here["targets"]

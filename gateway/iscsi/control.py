@@ -40,6 +40,15 @@ def default_folder() -> Path:
     return Path(f"/tmp/copygate-iscsi-{os.geteuid()}")  # noqa: S108 - its owner is checked
 
 
+def folder_to_ask(given: Path | None) -> Path:
+    """The folder of the gateway to ask: the given one, else ours, else the service's."""
+    folder = given or default_folder()
+    service = Path("/run/copygate-iscsi")
+    if given is None and not (folder / SOCKET).exists() and service.exists():
+        return service
+    return folder
+
+
 def check_folder(folder: Path) -> Path:
     """Checks that a folder is ours alone, and that sockets in it have names that are short
     enough."""

@@ -78,6 +78,11 @@ class Iscsi:
         (gateway,) = self.exports()[volume]["gateways"]
         return f"{gateway['state']}: {gateway['reason']}"
 
+    def state_of(self, volume: str) -> str:
+        """How this one of several gateways serves a volume."""
+        found = self.exports()[volume]["gateways"]
+        return next(str(g["state"]) for g in found if g["gateway"] == self.name)
+
     def tgtds(self) -> list[int]:
         """The pids of this gateway's tgtd processes."""
         return [
@@ -401,3 +406,33 @@ def test_up_says_what_is_wrong_with_its_portal(up: Callable[..., dict[str, Any]]
         done = run(COPYGATE, "up", "--data", "/tmp/never", "--iscsi", text, status=2)
         assert message in f"{done.stderr}"
     assert not Path("/tmp/never").exists()
+
+
+def test_two_gateways_one_has_the_volume(stack: Stack, gateways: Callable[..., Iscsi]) -> None:
+    stack.create_volume("a", "1G")
+    first, second = gateways("g1"), gateways("g2")
+    first.daemon.start()
+    (portal,) = first.export("a")["portals"]
+    (pid,) = first.tgtds()
+    second.daemon.start()
+    (other,) = second.export("a")["portals"]
+    assert other != portal
+    # The second is standby, the first goes on as it was.
+    assert reaches(portal)
+    assert not reaches(other)
+    assert first.tgtds() == [pid]
+    found = first.exports()["a"]
+    assert [g["group"] for g in found["gateways"]] == [1, 2]
+    assert found["luns"][0]["active_gateway"] == "g1"
+    # A standby that is started again does not take the volume.
+    second.daemon.stop()
+    second.daemon.start()
+    wait_until(lambda: second.state_of("a") == "serving", 15, "the second gateway", 0.1)
+    assert reaches(portal)
+    assert not reaches(other)
+    # The one that has it has it again after a restart.
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: reaches(portal), 15, "the first gateway", 0.1)
+    first.command("unexport", "a", "--gateway", "g1")
+    assert not reaches(portal)
+    assert [g["gateway"] for g in second.exports()["a"]["gateways"]] == ["g2"]
