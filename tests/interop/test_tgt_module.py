@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The backing store module in Debian's tgtd: what a volume's LUN says of itself, and its bytes."""
 
+import collections
+import contextlib
+import os
 import random
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +16,7 @@ from support import iscsi, libiscsi, scsi
 from support.iscsi import Lun, Target
 from support.libiscsi import Session
 from support.process import tail, wait_until
-from support.stack import Stack
+from support.stack import Stack, processes_of
 from support.tools import ToolError, same
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +44,19 @@ def make(stack: Stack, tmp_path: Path) -> Iterator[Make]:
     yield start
     for target in targets:
         target.close()
+
+
+@contextlib.contextmanager
+def stopped(stack: Stack) -> Iterator[None]:
+    """The store's chunkserver stands still: SIGSTOP, then SIGCONT."""
+    pids = processes_of(stack.chunkserver.pid)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def page(session: Session, code: int) -> bytes:
@@ -187,6 +204,39 @@ def test_miscompare_tells_the_offset(make: Make) -> None:
         assert (answer.key, answer.code, answer.information) == (scsi.MISCOMPARE, 0x1D00, 700)
         session.good(scsi.compare_and_write(0, 2), bytes(1024) + b"n" * 1024)
         assert session.good(scsi.read10(0, 2), in_length=1024) == b"n" * 1024
+
+
+def test_stalled_store_is_busy_before_the_deadline_and_then_goes_on(
+    make: Make, stack: Stack
+) -> None:
+    """More commands than a LUN takes are refused at once, the others end in time, none is lost."""
+    target = make(Lun("disk", options={"timeout": "3"}))
+    sessions = [target.session(isid=number) for number in range(1, 4)]
+    commands = []
+    with stopped(stack):
+        for session in sessions:
+            commands += [
+                (session, session.submit(scsi.write16(8 * lba, 8), bytes([lba]) * 4096))
+                for lba in range(100)
+            ]
+        for _ in range(20):  # all of them send before any of them waits
+            for session in sessions:
+                session.pump(0.01)
+        for session in sessions:
+            session.wait([command for owner, command in commands if owner is session], 20)
+    ends = collections.Counter(c.answer.status for _, c in commands if c.answer is not None)
+    assert set(ends) <= {scsi.BUSY, scsi.TASK_SET_FULL, scsi.GOOD}
+    assert ends[scsi.TASK_SET_FULL] == 300 - 256
+    assert ends[scsi.BUSY] > 0
+    for _, command in commands:
+        # The deadline is the module's; the initiator sends when the target's window lets it.
+        assert command.seconds < 8
+    for lba in range(100):
+        sessions[0].good(scsi.write16(8 * lba, 8), bytes([lba]) * 4096)
+    data = sessions[1].good(scsi.read16(0, 800), in_length=409600)
+    assert same(data, b"".join(bytes([lba]) * 4096 for lba in range(100)))
+    for session in sessions:
+        session.logout()
 
 
 @pytest.mark.parametrize(
