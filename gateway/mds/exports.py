@@ -2,20 +2,32 @@
 """The records of iSCSI exports: what the gateways shall serve. Changed by compare-and-set, followed
 by a long poll.
 
-The server does not judge a record beyond its size and shape: what is served, and what is safe, is
-decided by the command that makes it and again by the gateway that serves it.
+The server judges a record's size and shape, and that its volumes are there, are the caller's, and
+are exported by this target alone: two would take a volume from each other. An exported volume can
+be renamed, and the record follows; it cannot be deleted or given away. What else is safe is decided
+by the command that makes the record and again by the gateway that serves it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
+from gateway.mds import tree
 from gateway.mds.refusal import RefusalError
 from gateway.mds.rules import Caller
-from gateway.mds.store import Space, Transaction, add_u64, get_record, get_u64, parse, put_record
+from gateway.mds.store import (
+    Space,
+    Transaction,
+    add_u64,
+    get_record,
+    get_u64,
+    parse,
+    put_record,
+    u64,
+)
 from gateway.proto import export_pb2 as ex
 from gateway.proto import iscsi_pb2
 from gateway.proto import nameserver2_pb2 as ns
@@ -86,6 +98,78 @@ def _conflict(iqn: str, stored: st.StoredExport | None) -> RefusalError:
     )
 
 
+def _resolve(
+    txn: Transaction,
+    caller: Caller,
+    record: iscsi_pb2.ExportRecord,
+    stored: st.StoredExport | None,
+) -> list[int]:
+    """The id of each LUN's volume. One that the stored record has already is not looked up again.
+
+    Refuses what tree.find_open_to_io does, and kFileOccupied when another target, or another LUN,
+    exports the volume.
+    """
+    known = {}
+    if stored is not None:
+        old = parse(iscsi_pb2.ExportRecord, stored.record)
+        known = dict(zip((lun.volume for lun in old.luns), stored.file_ids, strict=True))
+    ids: list[int] = []
+    for lun in record.luns:
+        if lun.volume in known:
+            file_id = known[lun.volume]
+        else:
+            path = lun.volume if lun.volume.startswith("/") else "/" + lun.volume
+            file_id = tree.find_open_to_io(txn, path, caller).info.id
+        others = [iqn for iqn in targets(txn, file_id) if iqn != record.iqn]
+        if others or file_id in ids:
+            where = others[0] if others else record.iqn
+            raise RefusalError(
+                ns.kFileOccupied,
+                f"{lun.volume} is exported by {where} already; two exports would take it from each "
+                "other: unexport it there first",
+            )
+        ids.append(file_id)
+    return ids
+
+
+def _index(txn: Transaction, iqn: str, before: Iterable[int], after: Iterable[int]) -> None:
+    for file_id in before:
+        txn.delete(Space.EXPORTED_FILES, u64(file_id) + iqn.encode())
+    for file_id in after:
+        txn.put(Space.EXPORTED_FILES, u64(file_id) + iqn.encode(), b"")
+
+
+def targets(txn: Transaction, file_id: int) -> list[str]:
+    """The names of the targets that export the volume."""
+    return [key[8:].decode() for key, _ in txn.scan(Space.EXPORTED_FILES, u64(file_id))]
+
+
+def refuse_exported(txn: Transaction, found: tree.Found) -> None:
+    """Refuses (kFileOccupied) while a target exports the volume."""
+    names = targets(txn, found.info.id)
+    if names:
+        raise RefusalError(
+            ns.kFileOccupied,
+            f"{found.path} is exported over iSCSI by {names[0]}; unexport it first: copygate iscsi "
+            "unexport",
+        )
+
+
+def follow_rename(txn: Transaction, file_id: int, path: str) -> None:
+    """The volume has another path now: so it has in the records."""
+    for iqn in targets(txn, file_id):
+        stored = get_record(txn, Space.EXPORTS, iqn.encode(), st.StoredExport)
+        if stored is None:
+            continue
+        record = parse(iscsi_pb2.ExportRecord, stored.record)
+        for lun, lun_file_id in zip(record.luns, stored.file_ids, strict=True):
+            if lun_file_id == file_id:
+                lun.volume = path
+        stored.record = record.SerializeToString()
+        stored.revision = add_u64(txn, Space.COUNTERS, REVISION, 1)
+        put_record(txn, Space.EXPORTS, iqn.encode(), stored)
+
+
 def put(
     txn: Transaction, caller: Caller, record: iscsi_pb2.ExportRecord, expected_revision: int
 ) -> int:
@@ -97,18 +181,22 @@ def put(
         raise _conflict(record.iqn, stored)
     if stored is None and sum(1 for _ in txn.scan(Space.EXPORTS)) >= EXPORTS_MAX:
         raise RefusalError(ns.kParaError, f"there are {EXPORTS_MAX} exports already")
+    file_ids = _resolve(txn, caller, record, stored)
+    _index(txn, record.iqn, stored.file_ids if stored is not None else (), file_ids)
     revision = add_u64(txn, Space.COUNTERS, REVISION, 1)
     owner = stored.owner if stored is not None else caller.owner
-    new = st.StoredExport(owner=owner, revision=revision, record=data)
+    new = st.StoredExport(owner=owner, revision=revision, record=data, file_ids=file_ids)
     put_record(txn, Space.EXPORTS, record.iqn.encode(), new)
     return revision
 
 
 def delete(txn: Transaction, caller: Caller, iqn: str, expected_revision: int) -> None:
     """Removes an export if its revision is the expected one. Refuses kFileNotExists."""
-    found = lookup(txn, caller, iqn)
-    if found.revision != expected_revision:
-        raise _conflict(iqn, _find(txn, caller, iqn))
+    lookup(txn, caller, iqn)
+    stored = _find(txn, caller, iqn)
+    if stored is None or stored.revision != expected_revision:
+        raise _conflict(iqn, stored)
+    _index(txn, iqn, stored.file_ids, ())
     txn.delete(Space.EXPORTS, iqn.encode())
     add_u64(txn, Space.COUNTERS, REVISION, 1)
 
@@ -167,16 +255,17 @@ class Exports:
         revision = await self._run(
             lambda txn: put(txn, caller, request.record, request.expected_revision)
         )
-        self._wake()
+        self.changed()
         return ex.PutExportResponse(statusCode=ns.kOK, revision=revision)
 
     async def delete(self, request: ex.DeleteExportRequest) -> ex.DeleteExportResponse:
         caller = self._caller_of(request)
         await self._run(lambda txn: delete(txn, caller, request.iqn, request.expected_revision))
-        self._wake()
+        self.changed()
         return ex.DeleteExportResponse(statusCode=ns.kOK)
 
-    def _wake(self) -> None:
+    def changed(self) -> None:
+        """A record was changed: those who wait look again."""
         self._changed.set()
         if not self._closed:
             self._changed = asyncio.Event()

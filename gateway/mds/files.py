@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from gateway.mds import leases, recycle, rules, tree
+from gateway.mds import exports, leases, recycle, rules, tree
 from gateway.mds.refusal import RefusalError
 from gateway.mds.rules import Caller
 from gateway.mds.store import Space, Transaction, add_u64, next_ids
@@ -146,6 +146,7 @@ def rename(txn: Transaction, caller: Caller, request: Rename, clock: leases.Cloc
     if target.info is not None:
         _replace(txn, caller, target, request.new_id, clock)
     tree.move(txn, source.info, target.parent.id, target.name)
+    exports.follow_rename(txn, source.info.id, target.path)
 
 
 def _replace(
@@ -170,6 +171,7 @@ def change_owner(txn: Transaction, path: str, owner: str, clock: leases.Clock) -
             raise RefusalError(ns.kDirNotEmpty, f"the folder {found.path} is not empty")
     else:
         leases.refuse_open(txn, found, clock)
+        exports.refuse_exported(txn, found)
     found.info.owner = owner
     tree.put(txn, found.info)
 

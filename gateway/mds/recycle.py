@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gateway.mds import epochs, leases, rules, segments, tree
+from gateway.mds import epochs, exports, leases, rules, segments, tree
 from gateway.mds.refusal import RefusalError
 from gateway.mds.rules import Caller
 from gateway.mds.store import Space, Transaction, add_u64, get_record, u64
@@ -56,6 +56,7 @@ def delete_path(
 def delete(txn: Transaction, found: tree.Found, clock: leases.Clock) -> None:
     """Moves a closed volume to the recycle bin; its path is remembered."""
     leases.refuse_open(txn, found, clock)
+    exports.refuse_exported(txn, found)
     leases.end_all(txn, found.info.id)
     found.info.originalFullPathName = found.path
     name = rules.recycled_name(found.name, found.info.id, clock.now_us)

@@ -334,6 +334,8 @@ class MetadataService:
                 return _refused(name, response_type, request, failure, peer)
             if name == "DeleteFile" and getattr(request, "forceDelete", False):
                 self.purge_wanted()
+            if isinstance(request, ns.RenameFileRequest):
+                self.exports.changed()
             if isinstance(request, ns.CloseFileRequest):
                 self.shared_states.session_closed(request.sessionID)
             return reply

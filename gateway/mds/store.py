@@ -35,6 +35,7 @@ class Space(enum.IntEnum):
     PURGES = 12  # file u64 -> its key in FILES: volumes that are being purged
     SHARED_STATES = 13  # file u64 -> SharedStateRecord
     EXPORTS = 14  # target's name -> StoredExport
+    EXPORTED_FILES = 15  # file u64, target's name -> nothing
 
 
 class Transaction(Protocol):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`copygate iscsi` on real processes: a store, a gateway, tgtd with our backing store, libiscsi."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -205,12 +207,25 @@ def test_an_acl_lets_in_whom_it_names(iscsi: Iscsi) -> None:
     assert reaches(portal, who="x")
 
 
+def forget_what_is_exported(stack: Stack) -> None:
+    """Then a volume can be deleted below its export, as in a store that was mended by hand."""
+    stack.mds.stop()
+    with contextlib.closing(sqlite3.connect(stack.folder / "mds/metadata.sqlite")) as db:
+        assert db.execute("DELETE FROM kv WHERE space = 15").rowcount > 0
+        db.commit()
+    stack.mds.start()
+
+
 def test_a_volume_that_is_gone_is_said_and_the_others_go_on(stack: Stack, iscsi: Iscsi) -> None:
     stack.create_volume("b", "1G")
     (portal,) = iscsi.export("a")["portals"]
     (other,) = iscsi.export("b")["portals"]
     (pid,) = [p for p in iscsi.tgtds() if b"cg-" in Path(f"/proc/{p}/cmdline").read_bytes()][:1]
     iscsi.daemon.stop()
+    refused = stack.copygate("volume", "delete", "b", status=None)
+    assert refused.returncode != 0
+    assert "unexport it first" in refused.stderr
+    forget_what_is_exported(stack)
     stack.copygate("volume", "delete", "b")
     iscsi.daemon.start()
     wait_until(lambda: reaches(portal), 15, "the other target", 0.1)

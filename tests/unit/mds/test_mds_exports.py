@@ -5,10 +5,12 @@ import asyncio
 import time
 
 import pytest
+import pytest_asyncio
 
 from gateway.errors import AccessError, BusyError, InvalidArgumentError, NotFoundError
 from gateway.mds import exports
 from gateway.proto import iscsi_pb2
+from gateway.proto import nameserver2_pb2 as ns
 
 IQN = "iqn.2026-11.io.copygate:v"
 
@@ -17,6 +19,13 @@ def record(iqn: str = IQN, **fields: object) -> iscsi_pb2.ExportRecord:
     made = iscsi_pb2.ExportRecord(iqn=iqn, **fields)
     made.luns.add(lun=1, volume="/v")
     return made
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def volumes(mds):
+    """The volumes that records name."""
+    for name in ("v", "w"):
+        await mds.client.create_volume(name, 1 << 30)
 
 
 SECRET = {"chap_user": "u", "chap_secret": b"123456789012"}
@@ -107,3 +116,76 @@ async def test_what_cannot_be_a_record_is_refused(mds, monkeypatch):
     with pytest.raises(InvalidArgumentError, match="exports already"):
         await mds.client.put_export(record(iqn=f"{IQN}2"), 0)
     await mds.client.put_export(record(), revision)
+
+
+# The volumes of a record
+
+
+async def test_a_volume_that_is_not_there_or_somebody_elses_is_not_exported(mds):
+    async with mds.client_of("bob") as bob, mds.client_of("root", "correct horse") as root:
+        with pytest.raises(AccessError, match="belongs to 'alice'"):
+            await bob.put_export(record(), 0)
+        gone = record()
+        gone.luns.add(lun=2, volume="/gone")
+        with pytest.raises(NotFoundError, match="/gone does not exist"):
+            await mds.client.put_export(gone, 0)
+        assert await mds.client.list_exports() == (0, [])
+        await root.put_export(record(), 0)
+
+
+async def test_a_volume_has_one_target_and_one_lun(mds):
+    twice = record()
+    twice.luns.add(lun=2, volume="v")
+    with pytest.raises(BusyError, match="already"):
+        await mds.client.put_export(twice, 0)
+    revision = await mds.client.put_export(record(), 0)
+    other = record(f"{IQN}2")
+    with pytest.raises(BusyError, match=f"exported by {IQN} already"):
+        await mds.client.put_export(other, 0)
+    moved = iscsi_pb2.ExportRecord(iqn=IQN)
+    moved.luns.add(lun=1, volume="/w")
+    revision = await mds.client.put_export(moved, revision)
+    await mds.client.put_export(other, 0)
+    with pytest.raises(BusyError, match=f"exported by {IQN}2 already"):
+        await mds.client.put_export(record(), revision)
+
+
+async def test_an_exported_volume_is_neither_deleted_nor_replaced_nor_given_away(mds):
+    revision = await mds.client.put_export(record(), 0)
+    replace = ns.RenameFileRequest(
+        oldFileName="/w",
+        newFileName="/v",
+        oldFileID=(await mds.client.info("w")).id,
+        newFileID=(await mds.client.info("v")).id,
+    )
+    async with mds.client_of("root", "correct horse") as root:
+        for refused in (mds.client.delete("v"), root.change_owner("v", "bob")):
+            with pytest.raises(BusyError, match="unexport it first"):
+                await refused
+        assert (await mds.call(replace, ns.RenameFileResponse)).statusCode == ns.kFileOccupied
+        await mds.client.delete_export(IQN, revision)
+        await root.change_owner("v", "bob")
+        await root.delete("v")
+
+
+async def test_a_record_follows_the_rename_of_its_volume(mds):
+    two = record(**SECRET)
+    two.luns.add(lun=2, volume="w")
+    revision = await mds.client.put_export(two, 0)
+    waiting = asyncio.create_task(mds.client.list_exports(revision, wait_s=10))
+    await asyncio.sleep(0.05)
+    await mds.client.rename("v", "new")
+    changed, listed = await asyncio.wait_for(waiting, 2)
+    assert changed > revision
+    assert [lun.volume for lun in listed[0].record.luns] == ["/new", "w"]
+    found = await mds.client.get_export(IQN)
+    assert (found.revision, found.record.chap_secret) == (changed, SECRET["chap_secret"])
+    with pytest.raises(BusyError, match="meanwhile"):
+        await mds.client.put_export(two, revision)
+    await mds.client.create_volume("v", 1 << 30)
+    await mds.client.delete("v")  # another one, which is not exported
+    with pytest.raises(BusyError, match="unexport it first"):
+        await mds.client.delete("new")
+    await mds.restart()
+    with pytest.raises(BusyError, match="unexport it first"):
+        await mds.client.delete("new")
