@@ -113,12 +113,14 @@ class Cluster:
         """Removes an export; BusyError when it has another revision."""
         self._wait(self._client.delete_export(iqn, expected_revision))
 
-    def active_gateway(self, name: str) -> str | None:
-        """The gateway that serves a volume's IO over iSCSI; None if none ever said so."""
+    def active_gateway(self, name: str) -> tuple[str | None, int]:
+        """The gateway that said last that it serves a volume's IO over iSCSI, None if none ever
+        did, and the volume's epoch then."""
         from gateway.proto.iscsi_pb2 import LunState  # noqa: PLC0415
 
         _, data = self._wait(self._client.shared_state(name))
-        return LunState.FromString(data).active_gateway or None
+        state = LunState.FromString(data)
+        return state.active_gateway or None, state.active_epoch
 
     def status(self) -> ClusterStatusResponse:
         """The cluster as operators see it."""

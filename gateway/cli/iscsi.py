@@ -379,11 +379,15 @@ def _describe_lun(cluster: Cluster, lun: Any) -> dict[str, Any]:
         "read_only": lun.read_only,
         "size": None,
         "active_gateway": None,
+        "taken_over": False,
         "problem": None,
     }
     try:
-        found["size"] = cluster.get(lun.volume).size
-        found["active_gateway"] = cluster.active_gateway(lun.volume)
+        volume = cluster.get(lun.volume)
+        found["size"] = volume.size
+        found["active_gateway"], epoch = cluster.active_gateway(lun.volume)
+        # Who opens a volume for writing raises its epoch; a gateway that does says so.
+        found["taken_over"] = found["active_gateway"] is not None and volume.epoch > epoch
     except NotFoundError:
         found["problem"] = "the volume does not exist"
     except CopygateError as error:
@@ -404,6 +408,10 @@ def _show_exports(exports: Sequence[dict[str, Any]], here: dict[str, Any] | None
                     state += f", {gateway['sessions']} sessions"
                 if gateway["reason"]:
                     state += f": {gateway['reason']}"
+                elif lun["taken_over"]:
+                    state += "; TAKEN OVER by another client (copygate iscsi take)"
+                elif lun["active_gateway"] not in (None, gateway["gateway"]):
+                    state += ", standby"
                 where = ", ".join(gateway["portals"])
                 rows.append(
                     (lun["volume"], lun["lun"], size, item["iqn"], gateway["gateway"], where,
@@ -448,6 +456,35 @@ def _show_sessions(found: Sequence[dict[str, Any]], silent: Sequence[str]) -> No
     )
     for iqn in silent:
         click.echo(f"not served, so without sessions: {iqn}")
+
+
+@iscsi.command("take")
+@click.argument("volume")
+@_RUN_DIR
+@pass_app
+def take(app: App, volume: str, *, run_dir: Path | None) -> None:
+    """Take VOLUME over for the gateway that runs here: from another gateway, or an NBD client.
+
+    What the other one still writes is refused. Sessions stay; they see the unit come back.
+    """
+    from gateway.iscsi import control  # noqa: PLC0415
+
+    path = volume_path(volume)
+    answer = control.ask(control.folder_to_ask(run_dir), ask="take", volume=path)
+    if answer["iqn"] is None:
+        raise NotFoundError(
+            "the gateway that runs here does not serve the volume",
+            context={"volume": path},
+            hint="copygate iscsi list shows what it serves",
+        )
+    if answer["reason"]:
+        raise CopygateError(
+            f"the volume was not taken over: {answer['reason']}", context={"volume": path}
+        )
+    app.emit(
+        {"volume": path, "iqn": answer["iqn"]},
+        lambda: click.echo(f"{path} is this gateway's now"),
+    )
 
 
 @iscsi.command("resize")

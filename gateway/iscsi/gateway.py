@@ -136,7 +136,17 @@ class Gateway:
                     target.try_now()
                 await self.settled(int(request.get("revision", 0)))
                 return await self.status()
+            case "take":
+                return await self._take(str(request.get("volume")))
         return {"error": "that is not a question"}
+
+    async def _take(self, volume: str) -> Mapping[str, Any]:
+        for iqn, target in self._targets.items():
+            if any(lun.volume == volume for lun in target.wanted.luns):
+                target.take(volume)
+                await target.settled(SETTLE_S)
+                return {"iqn": iqn, "reason": target.reason}
+        return {"iqn": None, "reason": None}
 
     # Following the records
 

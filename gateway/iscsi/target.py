@@ -152,6 +152,7 @@ class Target:
         self._tgtd = Tgtd(socket_path(folder))
         self._set_up = asyncio.Event()
         self._changed = asyncio.Event()
+        self._taking: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._said: list[str] = []
         self._supervisor = Supervisor(
@@ -203,6 +204,12 @@ class Target:
 
     def try_now(self) -> None:
         """Tries again at once what failed."""
+        self._changed.set()
+
+    def take(self, volume: str) -> None:
+        """Opens a volume again, and takes it over from whoever has it. Sessions stay."""
+        self._taking.add(volume)
+        self.problem = "changing"
         self._changed.set()
 
     async def stop(self) -> None:
@@ -313,15 +320,21 @@ class Target:
                 self.problem = None
 
     async def _apply(self, wanted: Wanted) -> None:
+        for lun in [lun for lun in self._present.luns if lun.volume in self._taking]:
+            await self._step(plan.DeleteLun(lun))
         guard = secrets.token_hex(rules.SECRET_MAX // 2)
         for action in plan.steps(wanted, self._present, guard):
-            try:
-                await self._do(action)
-            except UnavailableError:
-                # Dead, or stuck: whether it was done is not known. The supervisor begins anew.
-                self._kill()
-                raise
-            self._present = plan.applied(self._present, action)
+            await self._step(action)
+        self._taking.clear()
+
+    async def _step(self, action: Action) -> None:
+        try:
+            await self._do(action)
+        except UnavailableError:
+            # Dead, or stuck: whether it was done is not known. The supervisor begins anew.
+            self._kill()
+            raise
+        self._present = plan.applied(self._present, action)
 
     async def _do(self, action: Action) -> None:  # noqa: PLR0912 - a case an action
         tgtd = self._tgtd
@@ -359,7 +372,8 @@ class Target:
 
     async def _new_lun(self, lun: plan.Lun) -> None:
         self._said.clear()
-        options = ";".join(filter(None, (lun.options, lun.at_open)))
+        at_open = "" if lun.volume in self._taking else lun.at_open
+        options = ";".join(filter(None, (lun.options, at_open)))
         try:
             await self._tgtd.new_lun(
                 TID, lun.number, path=lun.volume, bstype=lun.bstype, bsopts=options

@@ -451,3 +451,20 @@ def test_two_gateways_one_has_the_volume(stack: Stack, gateways: Callable[..., I
     first.command("unexport", "a", "--gateway", "g1")
     assert not reaches(portal)
     assert [g["gateway"] for g in second.exports()["a"]["gateways"]] == ["g2"]
+
+
+def test_a_volume_is_taken_back_from_an_nbd_client(stack: Stack, iscsi: Iscsi) -> None:
+    (portal,) = iscsi.export("a")["portals"]
+    assert not iscsi.exports()["a"]["luns"][0]["taken_over"]
+    nbd = stack.gateway("a")
+    run("nbdinfo", nbd.uri)
+    wait_until(lambda: not reaches(portal), 10, "the loss of the volume", 0.1)
+    (lun,) = iscsi.exports()["a"]["luns"]
+    assert lun["taken_over"]
+    assert "TAKEN OVER" in iscsi.command("list").stdout
+    (pid,) = iscsi.tgtds()
+    assert "this gateway's now" in iscsi.command("take", "a").stdout
+    assert reaches(portal)
+    assert iscsi.tgtds() == [pid]
+    assert not iscsi.exports()["a"]["luns"][0]["taken_over"]
+    assert iscsi.command("take", "none", status=3).stderr
