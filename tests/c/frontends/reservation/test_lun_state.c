@@ -155,6 +155,21 @@ static void a_standby_that_is_told_takes_over_and_the_other_steps_back(void **un
     assert_int_equal(finish(fake_io(0, 0, true)), ASC_STANDBY);
 }
 
+static void a_takeover_that_takes_too_long_is_answered_in_time(void **unused) {
+    (void)unused;
+    fake_gateways[1].lun.options.timeout_s = 0;
+    struct fake_command *take = fake_set_groups(1, 0);
+    assert_false(take->done);
+    lun_state_extension.progress(&fake_gateways[1].lun);
+    assert_true(take->done);
+    assert_int_equal(take->code, ASC_TRANSITION);
+    fake_forget(take);
+    // It goes on, and whoever repeats it finds it done.
+    fake_settle();
+    assert_int_equal(fake_state(1)->role, ALUA_OPTIMIZED);
+    assert_int_equal(finish(fake_set_groups(1, 0)), SAM_GOOD);
+}
+
 static void a_fenced_gateway_that_restarts_does_not_take_the_volume_back(void **unused) {
     (void)unused;
     assert_int_equal(finish(fake_set_groups(1, 0)), SAM_GOOD);
@@ -348,6 +363,7 @@ int main(void) {
         CASE(a_preemption_waits_for_io_of_the_preempted_elsewhere),
         CASE(reservations_survive_a_restart),
         CASE(a_standby_that_is_told_takes_over_and_the_other_steps_back),
+        CASE(a_takeover_that_takes_too_long_is_answered_in_time),
         CASE(a_fenced_gateway_that_restarts_does_not_take_the_volume_back),
         CASE(reserve_ends_with_a_reset_and_is_kept_out_of_the_shared_state),
         CASE(release_gives_the_unit_back),
