@@ -147,6 +147,12 @@ static void step_failed(struct cg_op *op, int error, const char *what) {
     switch (error) {
     case ENOSPC:
     case EDQUOT:
+        if (cg_store_make_room(op->store)) {
+            apply_next(op);
+        } else {
+            stall(op, error);
+        }
+        break;
     case EMFILE:
     case ENFILE:
     case ENOMEM:

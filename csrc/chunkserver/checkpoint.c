@@ -204,7 +204,12 @@ static void flush_sure(struct cg_file_op *op) {
 static void flush_written(struct cg_file_op *op) {
     struct cg_flush *flush = CG_CONTAINER_OF(op, struct cg_flush, op);
     if (op->result < 0 && op->result != -EINTR && op->result != -EAGAIN) {
-        if (op->result != -ENOSPC && op->result != -EDQUOT) {
+        bool full = op->result == -ENOSPC || op->result == -EDQUOT;
+        if (full && cg_store_make_room(flush->store)) {
+            flush_write(flush);
+            return;
+        }
+        if (!full) {
             cg_store_retire(flush->store, (int)-op->result, "writing a chunk's metadata");
         }
         flush_end(flush, false);
@@ -358,7 +363,12 @@ static void save_call(struct cg_file_op *op) {
 static void save_done(struct cg_file_op *op) {
     struct cg_checkpoint *checkpoint = CG_CONTAINER_OF(op, struct cg_checkpoint, op);
     struct cg_store *store = CG_CONTAINER_OF(checkpoint, struct cg_store, checkpoint);
-    if (op->result == -ENOSPC || op->result == -EDQUOT || op->result == -ENOMEM) {
+    bool full = op->result == -ENOSPC || op->result == -EDQUOT;
+    if (full && cg_store_make_room(store)) {
+        store->disk->ops->submit(store->disk, op);
+        return;
+    }
+    if (full || op->result == -ENOMEM) {
         abandon(store, strerror((int)-op->result));
         return;
     }

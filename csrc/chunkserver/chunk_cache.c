@@ -281,7 +281,11 @@ static int restore_length(struct cg_chunk *chunk) {
     if ((uint64_t)length >= whole) {
         return 0;
     }
-    return store->disk->ops->truncate(store->disk, handle, whole);
+    int result;
+    do {
+        result = store->disk->ops->truncate(store->disk, handle, whole);
+    } while (result == -ENOSPC && cg_store_make_room(store));
+    return result;
 }
 
 static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int64_t length) {

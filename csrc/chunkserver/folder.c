@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #include "base/crc32c.h"
+#include "base/log.h"
 #include "chunkserver/bytes.h"
 #include "chunkserver/chunk_format.h"
 
@@ -28,19 +29,21 @@ static uint32_t format_crc(const uint8_t *data) {
     return cg_crc32c(0, copy, sizeof(copy));
 }
 
-// Writes a whole new file under a name of its own, then puts it in place.
+// Writes a whole new file under a name of its own, then puts it in place. What is there under that
+// name is overwritten: on a full disk its space is all there is.
 static int replace_file(struct cg_disk *disk, const char *temporary, const char *name,
                         const uint8_t *data, size_t length) {
     int handle = disk->ops->open(disk, temporary, O_RDWR | O_CREAT);
     if (handle < 0) {
         return handle;
     }
-    int result = disk->ops->truncate(disk, handle, 0);
+    int result = 0;
+    int64_t written = disk->ops->write(disk, handle, data, length, 0);
+    if (written != (int64_t)length) {
+        result = written < 0 ? (int)written : -EIO;
+    }
     if (result == 0) {
-        int64_t written = disk->ops->write(disk, handle, data, length, 0);
-        if (written != (int64_t)length) {
-            result = written < 0 ? (int)written : -EIO;
-        }
+        result = disk->ops->truncate(disk, handle, length);
     }
     if (result == 0) {
         result = disk->ops->sync(disk, handle);
@@ -184,6 +187,21 @@ int cg_checkpoint_load(struct cg_disk *disk, uint8_t **data, size_t *length) {
     return result;
 }
 
+// Takes the space that the replaced checkpoint has given back, before others do. Without it the
+// next one has to find some.
+static void make_next(struct cg_disk *disk, size_t length) {
+    int handle = disk->ops->open(disk, "checkpoint.tmp", O_RDWR | O_CREAT);
+    int result = handle;
+    if (handle >= 0) {
+        result = disk->ops->allocate(disk, handle, 0, length);
+        disk->ops->close(disk, handle);
+    }
+    if (result < 0) {
+        cg_log(CG_LOG_DEBUG, "no space is set aside for the next checkpoint: %s",
+               strerror(-result));
+    }
+}
+
 int cg_checkpoint_save(struct cg_disk *disk, const uint8_t *data, size_t length) {
     if (length > CG_CHECKPOINT_MAX - CHECKPOINT_HEAD) {
         return -EFBIG;
@@ -201,5 +219,8 @@ int cg_checkpoint_save(struct cg_disk *disk, const uint8_t *data, size_t length)
     cg_put_u32(all + 12, checkpoint_crc(all, data, length));
     int result = replace_file(disk, "checkpoint.tmp", "checkpoint", all, CHECKPOINT_HEAD + length);
     free(all);
+    if (result == 0) {
+        make_next(disk, CHECKPOINT_HEAD + length);
+    }
     return result;
 }

@@ -64,11 +64,11 @@ static bool space_for(struct cg_op *op) {
     uint64_t needed = (uint64_t)op->count * CG_BLOCK_SIZE;
     uint64_t taken = store->options.reserve_bytes + store->claimed_bytes + needed;
     // Others take space too, the log's growth among them: near the end a second is a long time.
-    if (store->free_bytes < taken + LOOK_OFTEN_BELOW &&
+    if (cg_store_available(store) < taken + LOOK_OFTEN_BELOW &&
         cg_reactor_now(store->reactor) - store->looked_ns > LOOK_AGAIN_NS) {
         cg_store_look_at_space(store);
     }
-    if (store->stalled_count > 0 || store->free_bytes < taken) {
+    if (store->stalled_count > 0 || cg_store_available(store) < taken) {
         return false;
     }
     op->claimed = (uint32_t)needed;

@@ -76,8 +76,10 @@ static int apply(struct replay *replay, struct cg_op *op, const struct cg_wal_re
         if (result != 0 || op->chunk->state != CG_CHUNK_READY) {
             cg_chunk_put(op->chunk);
             cg_op_free(op);
-            return refuse(replay, result != 0 ? result : -EBADMSG, record,
-                          "its chunk's metadata cannot be read");
+            if (result == 0) {
+                result = store->disk_error != 0 ? -store->disk_error : -EBADMSG;
+            }
+            return refuse(replay, result, record, "its chunk's metadata cannot be read");
         }
         cg_blockmap_set(op->chunk->busy, op->first, op->count);
         cg_list_push_back(&op->chunk->inflight, &op->node);
@@ -132,6 +134,10 @@ static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record
     return apply(replay, op, record);
 }
 
+static bool make_room(void *context) {
+    return cg_store_make_room(context);
+}
+
 int cg_store_replay(struct cg_store *store, uint64_t from_lsn, char *error, size_t error_size) {
     struct replay replay = {.store = store, .error = error, .error_size = error_size};
     struct cg_wal_replay callbacks = {
@@ -139,7 +145,9 @@ int cg_store_replay(struct cg_store *store, uint64_t from_lsn, char *error, size
     struct cg_wal_options options = {
         .segment_bytes = store->options.wal_segment_bytes,
         .capacity_bytes = store->options.wal_bytes,
-        .keep_free_bytes = store->options.reserve_bytes,
+        .keep_free_bytes = cg_reserve_missing(&store->reserve),
+        .make_room = make_room,
+        .room_context = store,
     };
     store->replaying = true;
     int result = cg_wal_open(store->disk, store->reactor, &options, &callbacks, &store->wal, error,

@@ -26,24 +26,14 @@ static void settle_options(struct cg_store_options *options) {
     options->scrub_period_s = options->scrub_period_s ? options->scrub_period_s : 7 * 86400;
 }
 
-void cg_store_look_at_space(struct cg_store *store) {
-    uint64_t free_bytes;
-    uint64_t total_bytes;
-    int result = store->disk->ops->space(store->disk, &free_bytes, &total_bytes);
-    if (result != 0) {
-        cg_log(CG_LOG_WARNING, "cannot ask for the disk's free space: %s", strerror(-result));
-        return;
-    }
-    store->looked_ns = cg_reactor_now(store->reactor);
-    store->free_bytes = free_bytes;
-    store->total_bytes = total_bytes;
-}
-
 static void tick(struct cg_timer *timer) {
     struct cg_store *store = CG_CONTAINER_OF(timer, struct cg_store, tick);
     uint64_t now = cg_reactor_now(store->reactor);
-    cg_store_look_at_space(store);
-    if (now - store->last_checkpoint_ns >= store->options.checkpoint_interval_ns) {
+    cg_store_tend_space(store);
+    // Replay repeats what the log holds, and what was trimmed since would need its space again: on
+    // a disk that others fill up that is not to be had.
+    if (now - store->last_checkpoint_ns >= store->options.checkpoint_interval_ns ||
+        cg_store_short_of_space(store)) {
         cg_store_checkpoint(store);
     }
     cg_timer_arm(store->reactor, &store->tick, now + TICK_NS);
@@ -117,13 +107,25 @@ static int open_all(struct cg_store *store, char *error, size_t error_size) {
         snprintf(error, error_size, "cannot prepare the scrub: %s", strerror(-result));
         return result;
     }
+    result = cg_reserve_open(&store->reserve, store->disk, store->options.reserve_bytes);
+    if (result != 0) {
+        snprintf(error, error_size, "cannot use the reserve: %s", strerror(-result));
+        return result;
+    }
     uint64_t lsn;
     result = cg_checkpoint_restore(store, &lsn, error, error_size);
     if (result != 0) {
         return result;
     }
     error[0] = '\0';
-    return cg_store_replay(store, lsn, error, error_size);
+    result = cg_store_replay(store, lsn, error, error_size);
+    if (result == 0) {
+        result = cg_store_settle_space(store);
+        if (result != 0) {
+            snprintf(error, error_size, "cannot settle the disk's space: %s", strerror(-result));
+        }
+    }
+    return result;
 }
 
 int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_buffer_pool *pool,
@@ -175,6 +177,7 @@ void cg_store_close(struct cg_store *store) {
     if (store->wal != NULL) {
         cg_wal_close(store->wal);
     }
+    cg_reserve_close(&store->reserve);
     cg_chunk_cache_destroy(store);
     cg_checkpoint_destroy(store);
     for (uint32_t i = 0; i < store->copyset_count; i++) {
@@ -231,7 +234,7 @@ void cg_store_stats(const struct cg_store *store, struct cg_store_stats *out) {
     out->wal_capacity = cg_wal_capacity(store->wal);
     out->checkpoints = store->checkpoints;
     out->capacity_bytes = store->total_bytes;
-    out->free_bytes = store->free_bytes;
+    out->free_bytes = cg_store_available(store);
     out->crc_errors = store->crc_errors;
     out->copysets = store->copyset_count;
     out->dirty_chunks = store->dirty_count;

@@ -28,13 +28,13 @@ struct cg_mutation_result;
 typedef curve_chunkserver_CHUNK_OP_STATUS cg_status;
 
 struct cg_store_options {
-    uint32_t chunk_size;        // of a new folder, bytes; 0: 16 MiB
-    uint32_t chunks_max;        // chunks whose metadata is in memory; 0: 4096
-    uint32_t descriptors_max;   // chunk files open at once; 0: 512
-    uint32_t operations_max;    // mutations known at once, those being applied included; 0: 8192
-    uint64_t reserve_bytes;     // new blocks are refused when less is free
-    uint64_t wal_bytes;         // 0: 1 GiB
-    uint64_t wal_segment_bytes; // 0: the log's default
+    uint32_t chunk_size;      // of a new folder, bytes; 0: 16 MiB
+    uint32_t chunks_max;      // chunks whose metadata is in memory; 0: 4096
+    uint32_t descriptors_max; // chunk files open at once; 0: 512
+    uint32_t operations_max;  // mutations known at once, those being applied included; 0: 8192
+    uint64_t reserve_bytes; // new blocks are refused when less is free; reserve.h holds most of it
+    uint64_t wal_bytes;     // 0: 1 GiB
+    uint64_t wal_segment_bytes;      // 0: the log's default
     uint64_t checkpoint_interval_ns; // 0: 30 s
     uint64_t scrub_rate;             // bytes per second that the scrub reads at most; 0: no scrub
     uint64_t scrub_period_s;         // from the begin of one pass to the next; 0: a week
@@ -196,7 +196,7 @@ struct cg_store_stats {
     struct cg_wal_stats wal;
     uint64_t wal_used, wal_capacity;
     uint64_t checkpoints;
-    uint64_t capacity_bytes, free_bytes;
+    uint64_t capacity_bytes, free_bytes; // what is kept back counts as free
     uint64_t crc_errors;
     uint32_t copysets, dirty_chunks;
     int disk_error;

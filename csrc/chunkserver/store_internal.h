@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// What the store's parts share. The parts, and who calls whom: store.c (opening, space) - replay.c
-// - mutate.c (range locks) - merge.c (edge blocks, into the log) - apply.c (committed entries to
-// chunk files) - read.c - chunk_cache.c (metadata and descriptors in memory) - block_read.c
-// (verified reads of blocks) - damage.c (blocks found bad) - copyset.c - checkpoint.c - scrub.c
-// (reads what nobody else reads).
+// What the store's parts share. The parts, and who calls whom: store.c (opening) - space.c -
+// replay.c - mutate.c (range locks) - merge.c (edge blocks, into the log) - apply.c (committed
+// entries to chunk files) - read.c - chunk_cache.c (metadata and descriptors in memory) -
+// block_read.c (verified reads of blocks) - damage.c (blocks found bad) - copyset.c - checkpoint.c
+// - scrub.c (reads what nobody else reads).
 #ifndef CG_CHUNKSERVER_STORE_INTERNAL_H
 #define CG_CHUNKSERVER_STORE_INTERNAL_H
 
@@ -18,6 +18,7 @@
 #include "chunkserver/folder.h"
 #include "chunkserver/local_share.h"
 #include "chunkserver/replica.h"
+#include "chunkserver/reserve.h"
 #include "chunkserver/scrub_plan.h"
 #include "chunkserver/store.h"
 
@@ -340,6 +341,11 @@ struct cg_store {
     uint64_t proposals;
     uint64_t free_bytes; // as of the last look, less what was allocated since
     uint64_t total_bytes;
+    struct cg_reserve reserve;
+    struct cg_file_op reserve_op; // makes it grow
+    uint64_t reserve_target;
+    bool reserve_growing;
+    bool reserve_told; // in the log, once until it is whole again
     uint64_t last_checkpoint_ns;
     uint64_t checkpoints;
     uint64_t saved_proposals; // covered by the last checkpoint
@@ -355,7 +361,21 @@ struct cg_store {
 
 // ---- store.c
 void cg_store_retire(struct cg_store *store, int error, const char *what);
+
+// ---- space.c
 void cg_store_look_at_space(struct cg_store *store);
+// Bytes that are free or ours, as of the last look.
+uint64_t cg_store_available(const struct cg_store *store);
+// Less is free than the operator wants to be kept, or others took it.
+bool cg_store_short_of_space(const struct cg_store *store);
+// The disk has no space for what cannot wait: true if a piece of the reserve was given back, so
+// that it is worth another try.
+bool cg_store_make_room(struct cg_store *store);
+// Looks at the space and lets the reserve and the log grow or give back accordingly.
+void cg_store_tend_space(struct cg_store *store);
+// At the end of a start: a spare segment for the log, then the reserve. Drives the reactor. Returns
+// 0 or -errno; a full disk is no failure.
+int cg_store_settle_space(struct cg_store *store);
 
 // ---- chunk_cache.c
 int cg_chunk_cache_create(struct cg_store *store);

@@ -55,23 +55,27 @@ static int settle_options(const struct cg_wal_options *given, struct cg_wal_opti
                : 0;
 }
 
+// Beyond the capacity if need be: better than a server that cannot start to free some.
+int cg_wal_make_spare(struct cg_wal *wal) {
+    return wal_segment_create(&wal->segments, wal->segments.smallest_bytes);
+}
+
 // The segment that this start begins with: a fresh one always, so that stale bytes behind a cut are
 // never in the way of new ones.
-static int first_segment(struct wal_segments *set, struct wal_segment **out) {
-    if (set->free_count == 0) {
-        // Beyond the capacity if need be: better than a server that cannot start to free some.
-        int status = wal_segment_create(set, set->smallest_bytes);
+static int first_segment(struct cg_wal *wal, struct wal_segment **out) {
+    if (wal->segments.free_count == 0) {
+        int status = cg_wal_make_spare(wal);
         if (status < 0) {
             return status;
         }
     }
-    *out = wal_segment_take(set);
+    *out = wal_segment_take(&wal->segments);
     return 0;
 }
 
 static int begin(struct cg_wal *wal, const struct wal_recovered *recovered) {
     struct wal_segment *segment = NULL;
-    int status = first_segment(&wal->segments, &segment);
+    int status = first_segment(wal, &segment);
     if (status < 0) {
         return status;
     }
@@ -92,11 +96,16 @@ static int open_log(struct cg_wal *wal, const struct cg_wal_options *options,
     uint64_t smallest = 2 * (uint64_t)options->batch_bytes_max;
     int status = wal_segments_init(&wal->segments, wal->disk, options->segment_bytes, smallest,
                                    options->capacity_bytes);
+    wal->segments.keep_free_bytes = options->keep_free_bytes;
+    wal->segments.make_room = options->make_room;
+    wal->segments.room_context = options->room_context;
+    if (status == 0) {
+        status = wal_segments_probe(&wal->segments);
+    }
     if (status < 0) {
         snprintf(error, error_size, "cannot use the folder %s: %s", WAL_FOLDER, strerror(-status));
         return status;
     }
-    wal->segments.keep_free_bytes = options->keep_free_bytes;
     struct wal_recovered recovered;
     status = wal_recover(&wal->segments, replay, &recovered, error, error_size);
     if (status < 0) {
@@ -180,6 +189,18 @@ void cg_wal_recycle(struct cg_wal *wal, uint64_t lsn) {
     wal_segments_recycle(&wal->segments, lsn < wal->durable_lsn ? lsn : wal->durable_lsn);
     wal_segments_grow(&wal->segments, false);
     wal_resume(wal);
+}
+
+void cg_wal_tend(struct cg_wal *wal, uint64_t keep_free_bytes, bool give_back) {
+    struct wal_segments *set = &wal->segments;
+    set->keep_free_bytes = keep_free_bytes;
+    set->give_back = give_back;
+    wal_segments_give_back(set);
+    wal_segments_try_again(set);
+}
+
+bool cg_wal_has_spare(const struct cg_wal *wal) {
+    return wal->segments.free_count > 0 || wal->segments.preparation.running;
 }
 
 // Sealed segments count whole. What is queued counts with the share of a segment that its end may

@@ -57,9 +57,13 @@ struct cg_wal_append {
 };
 
 struct cg_wal_options {
-    uint64_t segment_bytes;     // 0: 64 MiB
-    uint64_t capacity_bytes;    // 0: 1 GiB; more than this is never held
-    uint64_t keep_free_bytes;   // the log does not grow where less than this would stay free
+    uint64_t segment_bytes;   // 0: 64 MiB
+    uint64_t capacity_bytes;  // 0: 1 GiB; more than this is never held
+    uint64_t keep_free_bytes; // the log does not grow where less than this would stay free
+    // Asked when the disk has no space for what cg_wal_open cannot do without; true: try again.
+    // NULL: there is nobody to ask.
+    bool (*make_room)(void *context);
+    void *room_context;
     unsigned batches_in_flight; // 0: 2
     uint32_t batch_bytes_max;   // 0: 4 MiB
 };
@@ -77,8 +81,8 @@ struct cg_wal_replay {
 
 // Opens the log in folder "wal" of `disk` (created if missing), replays it and makes ready to
 // append in a fresh segment. Blocking. Returns 0; -EBADMSG for corruption in the middle; -ENOSPC if
-// the segments cannot be preallocated; or what `record` returned. `error` (may be NULL) gets a
-// sentence.
+// no segment is free or can be preallocated; or what `record` returned. `error` (may be NULL) gets
+// a sentence.
 int cg_wal_open(struct cg_disk *disk, struct cg_reactor *reactor,
                 const struct cg_wal_options *options, const struct cg_wal_replay *replay,
                 struct cg_wal **out, char *error, size_t error_size);
@@ -98,6 +102,18 @@ uint64_t cg_wal_tail(const struct cg_wal *wal);
 
 // Nothing below `lsn` is needed any more: its segments may be reused.
 void cg_wal_recycle(struct cg_wal *wal, uint64_t lsn);
+
+// What has become of the disk's space: see cg_wal_options.keep_free_bytes. With `give_back`
+// segments that are not needed go back to the disk while less than that is free. A log that could
+// not grow tries again once there is space.
+void cg_wal_tend(struct cg_wal *wal, uint64_t keep_free_bytes, bool give_back);
+
+// Whether the log has a segment to go on in when the one being written is full, or is making one.
+bool cg_wal_has_spare(const struct cg_wal *wal);
+
+// Makes one, whatever the capacity and keep_free_bytes say. Blocking; none may be in the making.
+// Returns 0 or -errno.
+int cg_wal_make_spare(struct cg_wal *wal);
 
 // Bytes of disk between the oldest needed record and the tail, queued appends included, and the
 // limit: the owner starts a checkpoint at half and answers OVERLOAD when used + what it wants to

@@ -18,12 +18,21 @@ static void segment_name(uint32_t slot, char out[WAL_NAME_SIZE]) {
     snprintf(out, WAL_NAME_SIZE, WAL_NAME_FORMAT, slot);
 }
 
+// The disk is full: true if it is worth another try.
+static bool room_made(struct wal_segments *set, int status) {
+    return (status == -ENOSPC || status == -EDQUOT) && set->make_room != NULL &&
+           set->make_room(set->room_context);
+}
+
 // tmpfs and some network file systems refuse O_DIRECT. O_DSYNC alone is as durable there, but goes
 // through the page cache.
-static int probe_direct(struct wal_segments *set) {
+int wal_segments_probe(struct wal_segments *set) {
     struct cg_disk *disk = set->disk;
     static const char probe[] = WAL_FOLDER "/probe";
-    int handle = disk->ops->open(disk, probe, O_RDWR | O_CREAT | O_DIRECT);
+    int handle;
+    do {
+        handle = disk->ops->open(disk, probe, O_RDWR | O_CREAT | O_DIRECT);
+    } while (room_made(set, handle));
     if (handle == -EINVAL || handle == -EOPNOTSUPP) {
         cg_log(CG_LOG_WARNING, "wal: the file system refuses O_DIRECT; writing through the page "
                                "cache with O_DSYNC, which is slower");
@@ -58,7 +67,7 @@ int wal_segments_init(struct wal_segments *set, struct cg_disk *disk, uint64_t s
     if (status == 0) {
         status = disk->ops->sync_directory(disk, "");
     }
-    return status < 0 ? status : probe_direct(set);
+    return status;
 }
 
 static void segment_free(struct wal_segments *set, struct wal_segment *segment) {
@@ -178,6 +187,7 @@ void wal_segments_recycle(struct wal_segments *set, uint64_t lsn) {
         wal_segment_release(set, oldest);
         set->growth_failed = false;
     }
+    wal_segments_give_back(set);
 }
 
 // ---- Making files. The steps are the same blocking or on the thread pool; only one runs at a
@@ -263,7 +273,7 @@ static void preparation_end(struct wal_preparation *p, int status) {
     p->segment = NULL;
 }
 
-int wal_segment_create(struct wal_segments *set, uint64_t size) {
+static int create_once(struct wal_segments *set, uint64_t size) {
     struct wal_preparation *p = &set->preparation;
     assert(!p->running);
     int status = preparation_begin(p, size);
@@ -281,7 +291,19 @@ int wal_segment_create(struct wal_segments *set, uint64_t size) {
     return status;
 }
 
+int wal_segment_create(struct wal_segments *set, uint64_t size) {
+    int status;
+    do {
+        status = create_once(set, size);
+    } while (room_made(set, status));
+    return status;
+}
+
 enum { STEP_MORE = 1 };
+
+static bool is_alone(const struct wal_segments *set) {
+    return set->free_count == 0 && set->live.next == set->live.prev;
+}
 
 // On the thread pool.
 static void preparation_step(struct cg_file_op *op) {
@@ -310,6 +332,10 @@ static void preparation_done(struct cg_file_op *op) {
     p->running = false;
     int status = (int)op->result;
     preparation_end(p, status);
+    if (status < 0 && is_alone(set) && room_made(set, status)) {
+        wal_segments_grow(set, true);
+        return;
+    }
     set->growth_failed = status < 0;
     if (status < 0 && !set->limited) {
         cg_log(CG_LOG_WARNING,
@@ -348,6 +374,19 @@ static bool leaves_enough(const struct wal_segments *set, uint64_t size) {
            free_bytes >= size + set->keep_free_bytes;
 }
 
+void wal_segments_give_back(struct wal_segments *set) {
+    while (set->give_back && set->free_count > 1 && !leaves_enough(set, 0)) {
+        wal_segment_remove(set, wal_segment_take(set));
+    }
+}
+
+void wal_segments_try_again(struct wal_segments *set) {
+    if (set->growth_failed && (is_alone(set) || leaves_enough(set, set->smallest_bytes))) {
+        set->growth_failed = false;
+        wal_segments_grow(set, false);
+    }
+}
+
 void wal_segments_grow(struct wal_segments *set, bool hurry) {
     struct wal_preparation *p = &set->preparation;
     if (p->running) {
@@ -359,7 +398,9 @@ void wal_segments_grow(struct wal_segments *set, bool hurry) {
     if (set->growth_failed || set->free_count >= WAL_FREE_TARGET || size == 0) {
         return;
     }
-    if (!leaves_enough(set, size)) {
+    if (is_alone(set)) {
+        size = set->smallest_bytes;
+    } else if (!leaves_enough(set, size)) {
         set->growth_failed = true; // until something is recycled
         set->limited = true;
         return;

@@ -45,9 +45,12 @@ struct wal_preparation {
 struct wal_segments {
     struct cg_disk *disk;
     uint8_t uuid[WAL_UUID_SIZE];
-    uint64_t segment_bytes;   // of a full-grown file
-    uint64_t keep_free_bytes; // on the disk, for others
-    uint64_t smallest_bytes;  // of any file in use: takes at least one largest batch
+    uint64_t segment_bytes;           // of a full-grown file
+    uint64_t keep_free_bytes;         // on the disk, for others
+    bool give_back;                   // free segments, while less than that is free
+    bool (*make_room)(void *context); // see cg_wal_options
+    void *room_context;
+    uint64_t smallest_bytes; // of any file in use: takes at least one largest batch
     uint64_t capacity_bytes;
     int open_flags; // O_DIRECT, where the file system takes it
 
@@ -67,9 +70,13 @@ struct wal_segments {
     uint64_t zero_step; // bytes there
 };
 
-// Finds out whether the disk takes O_DIRECT and makes the folder. Returns 0 or -errno.
+// Makes the folder. Returns 0 or -errno.
 int wal_segments_init(struct wal_segments *set, struct cg_disk *disk, uint64_t segment_bytes,
                       uint64_t smallest_bytes, uint64_t capacity_bytes);
+
+// Finds out whether the disk takes O_DIRECT: needed before any segment is opened. Returns 0 or
+// -errno.
+int wal_segments_probe(struct wal_segments *set);
 
 // Closes and frees everything. No preparation may run.
 void wal_segments_destroy(struct wal_segments *set);
@@ -106,8 +113,15 @@ struct wal_segment *wal_segment_take(struct wal_segments *set);
 void wal_segments_push_live(struct wal_segments *set, struct wal_segment *segment);
 
 // Starts the preparation of another file if fewer than WAL_FREE_TARGET are free and the capacity
-// allows it. `hurry`: the log waits, so that the zeros are cut short.
+// allows it. `hurry`: the log waits, so that the zeros are cut short. A log of one segment, which
+// could neither be gone on with nor recycled, grows in any case.
 void wal_segments_grow(struct wal_segments *set, bool hurry);
+
+// Removes free segments but one where the set is to give back.
+void wal_segments_give_back(struct wal_segments *set);
+
+// Forgets that growing failed if there is space by now, and grows.
+void wal_segments_try_again(struct wal_segments *set);
 
 // Releases the sealed segments that end at or below `lsn`.
 void wal_segments_recycle(struct wal_segments *set, uint64_t lsn);

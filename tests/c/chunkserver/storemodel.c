@@ -2,6 +2,7 @@
 #include "storemodel.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -471,6 +472,29 @@ void storemodel_drain(struct storemodel *model) {
         if (turns > 3000) {
             storemodel_fail(model, "the store got stuck");
         }
+    }
+}
+
+#define FOREIGN "foreign"
+
+void storemodel_crowd(struct storemodel *model) {
+    struct cg_disk *disk = simdisk_disk(model->sim);
+    int handle = disk->ops->open(disk, FOREIGN, O_RDWR | O_CREAT);
+    uint64_t free_bytes;
+    uint64_t total_bytes;
+    int64_t size = disk->ops->size(disk, handle);
+    if (size < 0 || disk->ops->space(disk, &free_bytes, &total_bytes) != 0 ||
+        disk->ops->allocate(disk, handle, 0, (uint64_t)size + free_bytes) != 0) {
+        storemodel_fail(model, "the other program cannot fill the disk");
+    }
+    disk->ops->close(disk, handle);
+}
+
+void storemodel_uncrowd(struct storemodel *model) {
+    struct cg_disk *disk = simdisk_disk(model->sim);
+    int result = disk->ops->unlink(disk, FOREIGN);
+    if (result != 0 && result != -ENOENT) {
+        storemodel_fail(model, "the other program cannot free the disk");
     }
 }
 

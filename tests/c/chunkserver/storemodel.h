@@ -76,6 +76,10 @@ void storemodel_drain(struct storemodel *model);
 // Compares every byte; nothing may be under way.
 void storemodel_check(struct storemodel *model);
 
+// Another program takes all the space that is free, or gives back what it took.
+void storemodel_crowd(struct storemodel *model);
+void storemodel_uncrowd(struct storemodel *model);
+
 // Ends the store: power loss, kill, or in order (drained, without a checkpoint).
 void storemodel_crash(struct storemodel *model, enum simdisk_crash mode);
 void storemodel_kill(struct storemodel *model);

@@ -48,7 +48,7 @@ const char *__asan_default_options(void) {
     return "detect_leaks=0";
 }
 
-static void work(struct storemodel *model, bool failures) {
+static void work(struct storemodel *model, bool failures, bool crowded) {
     for (uint64_t turns = storemodel_pick(model, 150); turns > 0; turns--) {
         switch (storemodel_pick(model, 12)) {
         case 0:
@@ -71,6 +71,11 @@ static void work(struct storemodel *model, bool failures) {
             storemodel_read(model);
             break;
         case 6:
+            if (crowded && storemodel_pick(model, 4) == 0) {
+                storemodel_uncrowd(model);
+            } else if (crowded) {
+                storemodel_crowd(model);
+            }
             if (failures && storemodel_pick(model, 20) == 0) {
                 if (storemodel_pick(model, 2) == 0) {
                     simdisk_fail_sync(model->sim, (unsigned)storemodel_pick(model, 4), -EIO);
@@ -130,6 +135,27 @@ static void must_open(struct storemodel *model) {
     }
 }
 
+// Within some seconds nothing is refused for want of space any more.
+static void give_space(struct storemodel *model) {
+    storemodel_uncrowd(model);
+    for (int i = 0; i < 5; i++) {
+        simreactor_advance(model->reactor, CG_NS_PER_S);
+        storemodel_run(model, 10000);
+    }
+    model->full_disk = false;
+}
+
+static void write_again(struct storemodel *model) {
+    uint64_t before = model->acknowledged;
+    for (int i = 0; i < 40; i++) {
+        storemodel_mutate(model);
+        storemodel_drain(model);
+    }
+    if (model->acknowledged == before) {
+        storemodel_fail(model, "nothing can be written though there is space");
+    }
+}
+
 static void run_seed(uint64_t seed) {
     struct storemodel *model = malloc(sizeof(*model));
     struct simdisk_options disk = {.seed = seed};
@@ -149,20 +175,31 @@ static void run_seed(uint64_t seed) {
         disk.capacity_bytes = (7U << 20) + seed % 16 * (256U << 10);
         options.reserve_bytes = 3U << 20;
     }
+    bool crowded = seed % 8 == 6;
+    if (crowded) {
+        disk.capacity_bytes = (24U << 20) + seed % 16 * (256U << 10);
+        options.reserve_bytes = 8U << 20;
+    }
     storemodel_init(model, &disk, &options);
-    model->full_disk = full;
+    model->full_disk = full || crowded;
     for (int life = 0; life < LIVES; life++) {
         must_open(model);
         storemodel_check(model);
         storemodel_retry(model);
-        work(model, failures);
+        work(model, failures, crowded);
         end_life(model);
     }
     simdisk_fail_write(model->sim, 1U << 30, -EIO, false);
     must_open(model);
     storemodel_check(model);
+    if (crowded) {
+        give_space(model);
+    }
     storemodel_retry(model);
     storemodel_drain(model);
+    if (crowded) {
+        write_again(model);
+    }
     storemodel_check(model);
     cg_store_checkpoint(model->store);
     cg_store_scrub(model->store, ++counts->scrubs);
