@@ -76,4 +76,39 @@ static inline void end(struct bench *bench) {
     assert_int_equal(violations, 0);
 }
 
+// ---- Events
+
+struct told {
+    int counts[4];
+    int order[32];
+    int count;
+    int *close_on_fenced; // counts when closed
+};
+
+static inline void on_event(void *user, struct cg_volume *volume, enum cg_event event) {
+    struct told *told = user;
+    told->counts[event]++;
+    told->order[told->count++] = event;
+    if (event == CG_EVENT_FENCED && told->close_on_fenced != NULL) {
+        assert_int_equal(cg_volume_close_start(volume, on_closed, told->close_on_fenced), 0);
+    }
+}
+
+static inline void open_with_events(struct bench *bench, struct told *told) {
+    struct opened opened = {.bench = bench};
+    struct cg_volume_options options = {
+        .struct_size = sizeof(options), .path = "/vol1", .on_event = on_event, .event_user = told};
+    assert_int_equal(cg_volume_open_start(bench->client, &options, on_opened, &opened), 0);
+    TURN_UNTIL(bench, opened.calls > 0);
+    assert_int_equal(opened.result, 0);
+    bench->volume = opened.volume;
+}
+
+static inline void turn_for(struct bench *bench, uint64_t ms) {
+    uint64_t until = cg_now_ns() + ms * CG_NS_PER_MS;
+    while (cg_now_ns() < until) {
+        turn(bench);
+    }
+}
+
 #endif

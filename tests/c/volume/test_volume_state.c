@@ -78,13 +78,6 @@ static struct fake_log last_of(struct bench *bench, const char *method) {
     return found;
 }
 
-static void turn_for(struct bench *bench, uint64_t ms) {
-    uint64_t until = cg_now_ns() + ms * CG_NS_PER_MS;
-    while (cg_now_ns() < until) {
-        turn(bench);
-    }
-}
-
 static struct bench *start(uint32_t lease_us) {
     struct bench *bench = bench_new(true);
     bench->fake.lease_us = lease_us;
@@ -381,17 +374,20 @@ static void submit_io(struct bench *bench, struct one_io *one, enum cg_op op) {
 
 static void io_of_before_ends_and_new_io_waits_until_the_state_is_known(void **state) {
     (void)state;
-    struct bench *bench = start(1000000);
+    struct bench *bench = bench_new(true);
+    struct told told = {0};
     struct waiting waiting = {0};
     static struct one_io old;
     static struct one_io new;
+    bench->fake.lease_us = 1000000;
+    open_with_events(foreign_start(bench), &told);
     submit(bench, &waiting, CG_STATE_FOLLOW, 0);
     turn_for(bench, 50);
     set_hook(bench, drop_gets_and_writes);
     submit_io(bench, &old, CG_OP_WRITE); // it will be tried again after a second
     turn_for(bench, 50);
     set_flag(bench, &STATE(session_gone), true);
-    TURN_UNTIL(bench, bench->fake.opens == 2);
+    TURN_UNTIL(bench, fake_count(&bench->fake, "OpenFile") == 2);
     turn_for(bench, 30);
     set_hook(bench, drop_gets);
     submit_io(bench, &new, CG_OP_WRITE);
@@ -405,6 +401,9 @@ static void io_of_before_ends_and_new_io_waits_until_the_state_is_known(void **s
     TURN_UNTIL(bench, new.calls > 0);
     assert_int_equal(new.io.result, 0);
     assert_int_equal(waiting.calls, 0); // nothing has changed
+    assert_int_equal(told.count, 2);
+    assert_int_equal(told.order[0], CG_EVENT_PAUSED);
+    assert_int_equal(told.order[1], CG_EVENT_RESUMED);
     change(bench, "x");
     TURN_UNTIL(bench, waiting.calls > 0);
     assert_told(&waiting, 1, "x");
@@ -438,7 +437,7 @@ static void a_missed_change_is_told_before_io_goes_on(void **state) {
     turn_for(bench, 50);
     set_hook(bench, drop_gets);
     set_flag(bench, &STATE(session_gone), true);
-    TURN_UNTIL(bench, bench->fake.opens == 2);
+    TURN_UNTIL(bench, fake_count(&bench->fake, "OpenFile") == 2);
     turn_for(bench, 30);
     submit_io(bench, &io, CG_OP_READ);
     turn_for(bench, 50);
@@ -462,7 +461,7 @@ static void who_does_not_follow_is_not_stopped_by_a_new_session(void **state) {
     struct waiting waiting = {0};
     assert_int_equal(run(bench, &waiting, CG_STATE_GET, 0), 0);
     set_flag(bench, &STATE(session_gone), true);
-    TURN_UNTIL(bench, bench->fake.opens == 2);
+    TURN_UNTIL(bench, fake_count(&bench->fake, "OpenFile") == 2);
     submit_io(bench, &io, CG_OP_READ);
     TURN_UNTIL(bench, io.calls > 0);
     assert_int_equal(io.io.result, 0);
@@ -477,7 +476,7 @@ static void a_call_that_meets_an_ended_session_opens_again(void **state) {
     uint64_t begun = cg_now_ns();
     assert_int_equal(set(bench, &waiting, 0, "x"), 0);
     assert_in_range(cg_now_ns() - begun, 0, CG_NS_PER_S);
-    assert_int_equal(bench->fake.opens, 2);
+    assert_int_equal(fake_count(&bench->fake, "OpenFile"), 2);
     end(bench);
 }
 
