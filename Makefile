@@ -15,6 +15,8 @@ BENCH_ARGS ?=
 VM ?= yes
 ROUNDS ?= 200
 FUZZ_SECONDS ?= 60
+# Options of the simulator, e.g. make sim SIM_ARGS="--seed 229 --seeds 1 --trace"
+SIM_ARGS ?= --seeds 10000
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export MESON_NUM_PROCESSES := $(JOBS)
@@ -26,7 +28,7 @@ C_ONLY := -Dwerror=true -Dpython=false -Dtests=true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help deps venv build demo test test-c test-python test-asan test-tsan lint format bench \
-	fuzz crash chaos power check-tgt-abi install-plugin clean
+	sim fuzz crash chaos power check-tgt-abi install-plugin clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | \
@@ -118,6 +120,11 @@ $(BUILD)/fuzz/build.ninja: $(VENV)/.ready $(VENV)/.deps-fuzz
 fuzz: $(BUILD)/fuzz/build.ninja ## Fuzz the parsers for FUZZ_SECONDS (60) each
 	meson compile -C $(BUILD)/fuzz
 	packaging/fuzz.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
+
+sim: $(BUILD)/c/build.ninja ## Raft clusters in virtual time, SIM_ARGS (--seeds 10000); then every defect has to be found
+	meson compile -C $(BUILD)/c tests/sim/simulate
+	$(BUILD)/c/tests/sim/simulate $(SIM_ARGS)
+	$(BUILD)/c/tests/sim/simulate --defects --seeds 20000
 
 crash: $(VENV)/.built $(VENV)/.deps-test ## kill -9 at random moments under load, ROUNDS (200) times
 	$(BIN)/python tests/cluster/crash_campaign.py --rounds $(ROUNDS)

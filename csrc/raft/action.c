@@ -86,16 +86,22 @@ static bool next_vote_reply(struct cg_raft *raft, struct cg_raft_action *out) {
     return true;
 }
 
-static bool next_ack(struct cg_raft *raft, struct cg_raft_action *out) {
-    if (!raft->ack_due || !raft_state_durable(raft)) {
-        return false;
-    }
+// What this server can promise to have of the leader's log.
+static uint64_t durable_match(const struct cg_raft *raft) {
     uint64_t durable =
         CG_RAFT_MUTATED(ACK_NOT_DURABLE) ? raft->log.last_index : raft->durable_index;
     uint64_t match = raft->verified < durable ? raft->verified : durable;
     if (CG_RAFT_MUTATED(MATCH_IS_LAST_INDEX)) {
         match = durable;
     }
+    return match;
+}
+
+static bool next_ack(struct cg_raft *raft, struct cg_raft_action *out) {
+    if (!raft->ack_due || !raft_state_durable(raft)) {
+        return false;
+    }
+    uint64_t match = durable_match(raft);
     bool whole = match >= raft->ack_target;
     if (match <= raft->acked && !whole) {
         return false;
@@ -117,7 +123,8 @@ static bool next_heartbeat_reply(struct cg_raft *raft, struct cg_raft_action *ou
     out->message.type = CG_RAFT_HEARTBEAT_REPLY;
     out->message.round = raft->heartbeat_round;
     out->message.sent_ns = raft->heartbeat_sent_ns;
-    out->message.match = raft->verified;
+    out->message.match = durable_match(raft);
+    out->message.received = raft->verified;
     return true;
 }
 

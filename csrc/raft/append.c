@@ -8,9 +8,6 @@
 
 bool raft_append_own(struct cg_raft *raft, enum cg_raft_source source, uint32_t count,
                      const struct cg_raft_entry *entry) {
-    if (entry->type == CG_RAFT_ENTRY_CONFIG && !raft_config_room(raft)) {
-        return false;
-    }
     uint64_t first = raft->log.last_index + 1;
     if (!log_terms_append(&raft->log, raft->term, count)) {
         return false;
@@ -70,11 +67,6 @@ static void refuse(struct cg_raft *raft, const struct cg_raft_message *message) 
     };
 }
 
-static bool room_for(const struct cg_raft *raft, const struct cg_raft_entry *entry) {
-    return log_terms_room(&raft->log, entry->term) &&
-           (entry->type != CG_RAFT_ENTRY_CONFIG || raft_config_room(raft));
-}
-
 static void truncate(struct cg_raft *raft, uint64_t first) {
     assert(first > raft->commit_index || CG_RAFT_MUTATED(TRUNCATE_ALWAYS));
     log_terms_truncate(&raft->log, first);
@@ -86,7 +78,7 @@ static void truncate(struct cg_raft *raft, uint64_t first) {
 static uint32_t append(struct cg_raft *raft, const struct cg_raft_entry *entries, uint32_t count) {
     uint64_t first = raft->log.last_index + 1;
     uint32_t done = 0;
-    while (done < count && room_for(raft, &entries[done])) {
+    while (done < count && log_terms_room(&raft->log, entries[done].term)) {
         const struct cg_raft_entry *entry = &entries[done++];
         log_terms_append(&raft->log, entry->term, 1);
         if (entry->type == CG_RAFT_ENTRY_CONFIG) {

@@ -17,17 +17,17 @@ void raft_become_follower(struct cg_raft *raft, uint64_t term, uint64_t leader) 
         raft_end_transfer(raft);
         raft_fail_reads(raft);
     }
-    if (raft->role != CG_RAFT_FOLLOWER || raft->term != term || raft->leader != leader) {
-        raft->role_changed = true;
-    }
+    bool news = raft->role != CG_RAFT_FOLLOWER || raft->term != term || raft->leader != leader;
+    raft->role_changed = raft->role_changed || news;
     if (term > raft->term) {
         raft->term = term;
         raft->vote = 0;
         raft->state_dirty = true;
         raft->vote_reply_due = false;
     }
-    if (raft->leader != leader || raft->role != CG_RAFT_FOLLOWER) {
-        // A leader has all that is committed: up to there the logs agree [3.6.3].
+    if (news && !(CG_RAFT_MUTATED(AGREEMENT_KEPT) && raft->leader == leader)) {
+        // What is committed is in every leader's log: up to there the logs agree [3.6.3]. No more
+        // is known, even of a server that led before: it may have lost what it had not synced.
         raft->verified = raft->commit_index;
         raft->acked = 0;
         raft->ack_target = 0;
@@ -94,7 +94,7 @@ static void pre_campaign(struct cg_raft *raft) {
 
 // Starts an election in a new term [3.4]. Requests leave when term and vote are durable.
 void raft_campaign(struct cg_raft *raft, bool forced) {
-    assert(raft->role != CG_RAFT_LEADER && raft->voter);
+    assert(raft->role != CG_RAFT_LEADER && raft_may_lead(raft));
     raft->role = CG_RAFT_CANDIDATE;
     raft->leader = 0;
     raft->role_changed = true;
@@ -110,17 +110,33 @@ void raft_campaign(struct cg_raft *raft, bool forced) {
     ask_voters(raft);
 }
 
+// A server that its own last configuration leaves out still campaigns while that is not known to be
+// committed: the others may lack its entries and need it to go on [4.2.2].
+bool raft_may_lead(const struct cg_raft *raft) {
+    if (raft->voter) {
+        return true;
+    }
+    const struct raft_config_entry *last = &raft->config[raft->config_count - 1];
+    if (CG_RAFT_MUTATED(REMOVED_NEVER_LEADS) || raft->config_count < 2 ||
+        last->index <= raft->commit_index) {
+        return false;
+    }
+    const struct cg_raft_config *before = &raft->config[raft->config_count - 2].config;
+    for (uint32_t i = 0; i < before->count; i++) {
+        if (before->member[i].id == raft->options.id) {
+            return !before->member[i].learner;
+        }
+    }
+    return false;
+}
+
 void raft_tick_election(struct cg_raft *raft) {
-    if (!raft->voter || raft->quiet || raft->now_ns < raft->election_ns) {
+    if (!raft_may_lead(raft) || raft->quiet || raft->now_ns < raft->election_ns) {
         return;
     }
     // A leader's first entry would need a run of terms of its own.
     if (!log_terms_room(&raft->log, raft->term + 1)) {
         raft_reset_election(raft);
-        return;
-    }
-    if (CG_RAFT_MUTATED(NO_PRE_VOTE)) {
-        raft_campaign(raft, false);
         return;
     }
     pre_campaign(raft);

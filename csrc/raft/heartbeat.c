@@ -5,6 +5,7 @@
 // [6.2]). An idle group stops them (quiescing; not in the dissertation): the last round says so,
 // and whatever happens next starts them again.
 #include <assert.h>
+#include <errno.h>
 
 #include "raft/raft_internal.h"
 
@@ -23,9 +24,6 @@ static uint64_t heard_of(const struct raft_peer *peer) {
 
 // A leader that does not hear from a majority is one that a majority may have replaced.
 static bool has_quorum(const struct cg_raft *raft) {
-    if (CG_RAFT_MUTATED(NO_CHECK_QUORUM)) {
-        return true;
-    }
     uint64_t heard = raft_quorum_value(raft, raft->now_ns, heard_of);
     return raft->now_ns - heard <= 2 * raft->options.election_timeout_ns;
 }
@@ -115,16 +113,19 @@ static void resend(struct cg_raft *raft, struct raft_peer *peer,
         peer->probing = false;
         return;
     }
-    uint64_t received = message->match > peer->match ? message->match : peer->match;
+    uint64_t received = message->received > peer->match ? message->received : peer->match;
     if (received < peer->next - 1 && received <= raft->log.last_index) {
         raft_start_probe(peer, received + 1);
     }
 }
 
-void raft_receive_heartbeat_reply(struct cg_raft *raft, const struct cg_raft_message *message) {
+int raft_receive_heartbeat_reply(struct cg_raft *raft, const struct cg_raft_message *message) {
     struct raft_peer *peer = raft_peer(raft, message->from);
-    if (raft->role != CG_RAFT_LEADER || peer == NULL || message->round > raft->round) {
-        return;
+    if (raft->role != CG_RAFT_LEADER || peer == NULL) {
+        return 0;
+    }
+    if (message->round > raft->round || message->match > raft->log.last_index) {
+        return -EBADMSG;
     }
     peer->heard_ns = raft->now_ns;
     uint64_t sent = CG_RAFT_MUTATED(LEASE_FROM_REPLY) ? raft->now_ns : message->sent_ns;
@@ -132,9 +133,16 @@ void raft_receive_heartbeat_reply(struct cg_raft *raft, const struct cg_raft_mes
         peer->acked_round = message->round;
         peer->acked_sent_ns = sent;
     }
+    if (message->match > peer->match && !CG_RAFT_MUTATED(WINDOW_NOT_REOPENED)) {
+        raft_matched(raft, peer, message->match);
+        if (raft->role != CG_RAFT_LEADER) {
+            return 0; // its own removal is committed
+        }
+    }
     resend(raft, peer, message);
     raft_confirm_reads(raft);
     raft_advance_transfer(raft);
+    return 0;
 }
 
 void cg_raft_wake(struct cg_raft *raft, uint64_t now_ns) {

@@ -47,14 +47,6 @@ const struct cg_raft_config *cg_raft_config(const struct cg_raft *raft) {
     return &raft->config[last].config;
 }
 
-const struct cg_raft_config *cg_raft_config_at(const struct cg_raft *raft, uint64_t index) {
-    uint32_t at = raft->config_count - 1;
-    while (at > 0 && raft->config[at].index > index) {
-        at--;
-    }
-    return &raft->config[at].config;
-}
-
 // Makes the peers those of the last configuration; who stays keeps its progress.
 void raft_adopt_config(struct cg_raft *raft) {
     const struct cg_raft_config *config = cg_raft_config(raft);
@@ -87,12 +79,11 @@ void raft_adopt_config(struct cg_raft *raft) {
     }
 }
 
-bool raft_config_room(const struct cg_raft *raft) {
-    return raft->config_count < CG_RAFT_CONFIGS_MAX;
-}
-
 void raft_config_append(struct cg_raft *raft, uint64_t index, const struct cg_raft_config *config) {
-    assert(raft_config_room(raft));
+    if (raft->config_count == 2) {
+        raft->config[0] = raft->config[1];
+        raft->config_count = 1;
+    }
     raft->config[raft->config_count++] =
         (struct raft_config_entry){.index = index, .config = *config};
     raft_adopt_config(raft);
@@ -109,16 +100,6 @@ void raft_config_truncate(struct cg_raft *raft, uint64_t first) {
     if (raft->config_count != before) {
         raft_adopt_config(raft);
     }
-}
-
-// Forgets configurations that a later applied one replaces.
-void raft_config_applied(struct cg_raft *raft) {
-    uint32_t drop = 0;
-    while (drop + 1 < raft->config_count && raft->config[drop + 1].index <= raft->applied_index) {
-        drop++;
-    }
-    raft->config_count -= drop;
-    memmove(raft->config, raft->config + drop, raft->config_count * sizeof(raft->config[0]));
 }
 
 void raft_config_reset(struct cg_raft *raft, uint64_t index, const struct cg_raft_config *config) {

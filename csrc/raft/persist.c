@@ -27,8 +27,7 @@ void raft_note_cut(struct cg_raft *raft, uint64_t first) {
 }
 
 static void note_entries(struct cg_raft *raft, uint64_t ticket, uint64_t index) {
-    if (ticket < raft->cut_ticket && index > raft->cut_index &&
-        !CG_RAFT_MUTATED(LATE_DURABLE_COUNTS)) {
+    if (ticket < raft->cut_ticket && index > raft->cut_index) {
         index = raft->cut_index;
     }
     if (index > raft->log.last_index) {

@@ -30,7 +30,7 @@ void raft_check(const struct cg_raft *raft) {
     assert(raft->applied_index <= raft->commit_index);
     assert(raft->commit_index <= raft->log.last_index);
     assert(raft->durable_index <= raft->log.last_index);
-    assert(raft->config_count >= 1 && raft->config_count <= CG_RAFT_CONFIGS_MAX);
+    assert(raft->config_count >= 1 && raft->config_count <= 2);
     assert(log_terms_last(&raft->log) <= raft->term);
     assert(raft->role != CG_RAFT_LEADER || raft->term_start <= raft->log.last_index);
     (void)raft;
@@ -79,45 +79,56 @@ void cg_raft_destroy(struct cg_raft *raft) {
     free(raft);
 }
 
-int cg_raft_restore_state(struct cg_raft *raft, uint64_t term, uint64_t vote) {
+void cg_raft_restore_state(struct cg_raft *raft, uint64_t term, uint64_t vote) {
     assert(!raft->started);
-    if (term < raft->term) {
-        return -EBADMSG;
+    if (term >= raft->term) {
+        raft->term = term;
+        raft->vote = vote;
     }
-    raft->term = term;
-    raft->vote = vote;
-    return 0;
+}
+
+static void restore_cut(struct cg_raft *raft, uint64_t first) {
+    if (raft->restore_misfit >= first) {
+        raft->restore_misfit = 0;
+    }
+    if (first <= raft->log.base_index) {
+        first = raft->log.base_index + 1;
+    }
+    log_terms_truncate(&raft->log, first);
+    raft_config_truncate(raft, first);
 }
 
 int cg_raft_restore_entry(struct cg_raft *raft, uint64_t index, const struct cg_raft_entry *entry) {
     assert(!raft->started);
+    bool config = entry->type == CG_RAFT_ENTRY_CONFIG;
+    if (index == 0 || entry->term > raft->term || (config && !raft_config_valid(entry->config))) {
+        return -EBADMSG;
+    }
+    restore_cut(raft, index);
     if (index <= raft->log.base_index) {
         return 0;
     }
-    if (index > raft->log.last_index + 1 || entry->term > raft->term ||
-        entry->term < log_terms_at(&raft->log, index - 1)) {
-        return -EBADMSG;
+    if (raft->restore_misfit != 0 || index != raft->log.last_index + 1 ||
+        entry->term < log_terms_last(&raft->log)) {
+        if (raft->restore_misfit == 0) {
+            raft->restore_misfit = index;
+        }
+        return 0;
     }
-    if (index <= raft->log.last_index) {
-        log_terms_truncate(&raft->log, index);
-        raft_config_truncate(raft, index);
-    }
-    bool config = entry->type == CG_RAFT_ENTRY_CONFIG;
-    if (config && !raft_config_valid(entry->config)) {
-        return -EBADMSG;
-    }
-    if ((config && !raft_config_room(raft)) || !log_terms_append(&raft->log, entry->term, 1)) {
+    if (!log_terms_append(&raft->log, entry->term, 1)) {
         return -ENOSPC;
     }
     if (config) {
         raft_config_append(raft, index, entry->config);
     }
-    raft->durable_index = index;
     return 0;
 }
 
-void cg_raft_start(struct cg_raft *raft, uint64_t now_ns) {
+int cg_raft_start(struct cg_raft *raft, uint64_t now_ns) {
     assert(!raft->started);
+    if (raft->restore_misfit != 0) {
+        return -EBADMSG;
+    }
     raft->started = true;
     raft->now_ns = now_ns;
     raft->durable_index = raft->log.last_index;
@@ -129,6 +140,7 @@ void cg_raft_start(struct cg_raft *raft, uint64_t now_ns) {
         raft_campaign(raft, false); // nobody else could be leading
     }
     raft_check(raft);
+    return 0;
 }
 
 void cg_raft_tick(struct cg_raft *raft, uint64_t now_ns) {
@@ -151,7 +163,7 @@ uint64_t cg_raft_deadline(const struct cg_raft *raft) {
         return UINT64_MAX;
     }
     if (raft->role != CG_RAFT_LEADER) {
-        return raft->voter ? raft->election_ns : UINT64_MAX;
+        return raft_may_lead(raft) ? raft->election_ns : UINT64_MAX;
     }
     if (raft->transferee != 0 && raft->transfer_deadline_ns < raft->heartbeat_ns) {
         return raft->transfer_deadline_ns;
@@ -237,8 +249,7 @@ static int dispatch(struct cg_raft *raft, const struct cg_raft_message *message)
         raft_receive_heartbeat(raft, message);
         return 0;
     case CG_RAFT_HEARTBEAT_REPLY:
-        raft_receive_heartbeat_reply(raft, message);
-        return 0;
+        return raft_receive_heartbeat_reply(raft, message);
     case CG_RAFT_TIMEOUT_NOW:
         raft_receive_timeout_now(raft, message);
         return 0;

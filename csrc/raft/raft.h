@@ -30,7 +30,6 @@
 
 #define CG_RAFT_MEMBERS_MAX  9U    // voters and learners of a group
 #define CG_RAFT_INFLIGHT_MAX 64U   // append messages on their way to one peer
-#define CG_RAFT_CONFIGS_MAX  8U    // configurations in the log that are not applied yet
 #define CG_RAFT_ENTRIES_MAX  1024U // entries of one message
 
 struct cg_raft;
@@ -94,15 +93,17 @@ struct cg_raft_message {
 
     // APPEND_REPLY
     bool rejected;
-    uint64_t match;      // not rejected: durable and equal to the leader's log up to here.
-                         // HEARTBEAT_REPLY: received and equal up to here, perhaps not durable
+    // Not rejected, and HEARTBEAT_REPLY (in case the answer to the entries was lost): durable and
+    // equal to the leader's log up to here
+    uint64_t match;
     uint64_t hint_index; // rejected: the refused prev_index is in `prev_index`; the logs may agree
     uint64_t hint_term;  // at or below hint_index, which has term hint_term at the sender
 
     // HEARTBEAT, HEARTBEAT_REPLY (echoed), TIMEOUT_NOW (round only)
-    uint64_t round;   // of heartbeats in this term
-    uint64_t sent_ns; // by the leader's clock
-    bool quiesce;     // HEARTBEAT: the last one until something happens
+    uint64_t round;    // of heartbeats in this term
+    uint64_t sent_ns;  // by the leader's clock
+    bool quiesce;      // HEARTBEAT: the last one until something happens
+    uint64_t received; // HEARTBEAT_REPLY: equal to the leader's log up to here, perhaps not durable
 };
 
 // ---- What a group is made with
@@ -144,19 +145,21 @@ int cg_raft_create(const struct cg_raft_options *options, const struct cg_raft_r
                    struct cg_raft **out);
 void cg_raft_destroy(struct cg_raft *raft);
 
-// Term and vote found in the log, in the log's order, between create and start. Returns 0, or
-// -EBADMSG for a term that falls.
-int cg_raft_restore_state(struct cg_raft *raft, uint64_t term, uint64_t vote);
+// Term and vote found in the log, in the log's order, between create and start. An older term than
+// `restored` says is passed over.
+void cg_raft_restore_state(struct cg_raft *raft, uint64_t term, uint64_t vote);
 
-// An entry found in the log, likewise. One with an index that is there already makes it and what
-// follows void, as in the log itself; indexes at or below base_index are skipped. Returns 0,
-// -EBADMSG for a gap or a term that falls or is above the state's, or -ENOSPC beyond the bounds.
+// An entry found in the log, likewise, be it needed or not: each makes void what came before with
+// the same or a higher index, also one at or below base_index. A log may begin anywhere before the
+// base, so entries that do not fit are passed over; they must turn out to be void. Returns 0,
+// -EBADMSG for a term above the state's or a configuration out of bounds, or -ENOSPC beyond
+// terms_max.
 int cg_raft_restore_entry(struct cg_raft *raft, uint64_t index, const struct cg_raft_entry *entry);
 
 // Begins. As if a leader had just been heard of: whoever promised not to vote before it crashed
 // keeps the promise, which leases depend on [6.4.1]. A sole voter leads as soon as its disk has its
-// vote.
-void cg_raft_start(struct cg_raft *raft, uint64_t now_ns);
+// vote. Returns 0, or -EBADMSG if the log had a gap.
+int cg_raft_start(struct cg_raft *raft, uint64_t now_ns);
 
 // ---- Events
 
@@ -235,7 +238,9 @@ void cg_raft_snapshot_sent(struct cg_raft *raft, uint64_t peer, uint64_t index, 
 bool cg_raft_snapshot_wanted(const struct cg_raft *raft, uint64_t index);
 
 // The state as of index and term, with its configuration, is on this disk, durably, and so is the
-// fact: after a restart it is the base. -EINVAL if it is not wanted.
+// fact: after a restart it is the base. If cg_raft_term_at(index) is another term, the log is void
+// as well, on the disk too; no APPEND may have been stepped since the caller decided that. -EINVAL
+// if it is not wanted, or of a term above this server's.
 int cg_raft_snapshot_installed(struct cg_raft *raft, uint64_t now_ns, uint64_t index, uint64_t term,
                                const struct cg_raft_config *config);
 
@@ -304,10 +309,9 @@ void cg_raft_status(const struct cg_raft *raft, struct cg_raft_status *out);
 // The term of an entry, base_index included; 0 if it is not there or not known any more.
 uint64_t cg_raft_term_at(const struct cg_raft *raft, uint64_t index);
 
-// The configuration that counts now (the last in the log), and the one as of `index`, which must
-// not be below what is applied: for checkpoints.
+// The configuration that counts now: the last in the log. A checkpoint needs the one as of what is
+// applied, which the state machine knows: it applies CONFIG entries by remembering them.
 const struct cg_raft_config *cg_raft_config(const struct cg_raft *raft);
-const struct cg_raft_config *cg_raft_config_at(const struct cg_raft *raft, uint64_t index);
 
 // A leader's view of a peer. False if there is no such peer.
 struct cg_raft_progress {

@@ -66,13 +66,15 @@ struct cg_raft {
     struct cg_raft_options options;
     uint64_t random;
     bool started;
+    uint64_t restore_misfit; // first entry passed over that is not void yet; 0: none
 
     // Persistent [3.1, figure]
     uint64_t term;
     uint64_t vote;
     struct log_terms log;
-    // Ascending; the first is the one as of what is applied, the last counts.
-    struct raft_config_entry config[CG_RAFT_CONFIGS_MAX];
+    // The last two in the log, or the base's. Two are enough: a change is not begun before the one
+    // before it is committed, so that only the last can be cut off.
+    struct raft_config_entry config[2];
     uint32_t config_count;
 
     // persist.c
@@ -152,6 +154,7 @@ void raft_become_follower(struct cg_raft *raft, uint64_t term, uint64_t leader);
 void raft_heard_leader(struct cg_raft *raft, uint64_t leader);
 void raft_reset_election(struct cg_raft *raft);
 void raft_tick_election(struct cg_raft *raft);
+bool raft_may_lead(const struct cg_raft *raft);
 void raft_campaign(struct cg_raft *raft, bool forced);
 void raft_receive_vote(struct cg_raft *raft, const struct cg_raft_message *message);
 void raft_receive_vote_reply(struct cg_raft *raft, const struct cg_raft_message *message);
@@ -159,7 +162,7 @@ void raft_count_votes(struct cg_raft *raft);
 void raft_fill_vote(const struct cg_raft *raft, struct cg_raft_message *message);
 
 // append.c
-// False: no room for another run of terms or configuration; nothing has changed.
+// False: no room for another run of terms; nothing has changed.
 bool raft_append_own(struct cg_raft *raft, enum cg_raft_source source, uint32_t count,
                      const struct cg_raft_entry *entry);
 void raft_receive_append(struct cg_raft *raft, const struct cg_raft_message *message);
@@ -169,13 +172,14 @@ void raft_reset_peer(struct cg_raft *raft, struct raft_peer *peer);
 bool raft_fill_append(struct cg_raft *raft, struct raft_peer *peer,
                       struct cg_raft_message *message);
 int raft_receive_append_reply(struct cg_raft *raft, const struct cg_raft_message *message);
+void raft_matched(struct cg_raft *raft, struct raft_peer *peer, uint64_t match);
 void raft_start_probe(struct raft_peer *peer, uint64_t next);
 
 // heartbeat.c
 void raft_start_round(struct cg_raft *raft);
 void raft_tick_leader(struct cg_raft *raft);
 void raft_receive_heartbeat(struct cg_raft *raft, const struct cg_raft_message *message);
-void raft_receive_heartbeat_reply(struct cg_raft *raft, const struct cg_raft_message *message);
+int raft_receive_heartbeat_reply(struct cg_raft *raft, const struct cg_raft_message *message);
 void raft_wake_up(struct cg_raft *raft);
 
 // commit.c
@@ -193,10 +197,8 @@ void raft_fail_reads(struct cg_raft *raft);
 // membership.c
 struct raft_peer *raft_peer(struct cg_raft *raft, uint64_t id);
 bool raft_config_valid(const struct cg_raft_config *config);
-bool raft_config_room(const struct cg_raft *raft);
 void raft_config_append(struct cg_raft *raft, uint64_t index, const struct cg_raft_config *config);
 void raft_config_truncate(struct cg_raft *raft, uint64_t first);
-void raft_config_applied(struct cg_raft *raft);
 void raft_config_reset(struct cg_raft *raft, uint64_t index, const struct cg_raft_config *config);
 void raft_adopt_config(struct cg_raft *raft);
 

@@ -115,7 +115,8 @@ void cg_raft_peer_ready(struct cg_raft *raft, uint64_t id) {
     }
 }
 
-static void matched(struct cg_raft *raft, struct raft_peer *peer, uint64_t match) {
+// The peer has told that it has all up to `match`, durably.
+void raft_matched(struct cg_raft *raft, struct raft_peer *peer, uint64_t match) {
     if (peer->state == RAFT_SNAPSHOT && match < raft->log.base_index) {
         return;
     }
@@ -161,7 +162,7 @@ int raft_receive_append_reply(struct cg_raft *raft, const struct cg_raft_message
     if (message->rejected) {
         refused(raft, peer, message);
     } else {
-        matched(raft, peer, message->match);
+        raft_matched(raft, peer, message->match);
     }
     return 0;
 }

@@ -11,7 +11,6 @@ void cg_raft_applied(struct cg_raft *raft, uint64_t index) {
     assert(index <= raft->commit_index);
     if (index > raft->applied_index) {
         raft->applied_index = index;
-        raft_config_applied(raft);
     }
 }
 
@@ -41,7 +40,7 @@ bool cg_raft_snapshot_wanted(const struct cg_raft *raft, uint64_t index) {
 
 int cg_raft_snapshot_installed(struct cg_raft *raft, uint64_t now_ns, uint64_t index, uint64_t term,
                                const struct cg_raft_config *config) {
-    if (!cg_raft_snapshot_wanted(raft, index) || !raft_config_valid(config)) {
+    if (!cg_raft_snapshot_wanted(raft, index) || term > raft->term || !raft_config_valid(config)) {
         return -EINVAL;
     }
     raft->now_ns = now_ns;
@@ -59,7 +58,6 @@ int cg_raft_snapshot_installed(struct cg_raft *raft, uint64_t now_ns, uint64_t i
     raft->commit_index = index;
     raft->commit_reported = index;
     raft->applied_index = index;
-    raft_config_applied(raft);
     if (raft->verified < index) {
         raft->verified = index;
     }

@@ -408,7 +408,7 @@ static void who_needs_what_is_gone_gets_a_snapshot(void **state) {
     trio_run(&trio, 30);
     assert_int_equal(trio_node(&trio, 1)->snapshot_for, 3);
     struct cg_raft *behind = trio_node(&trio, 3)->raft;
-    struct cg_raft_config config = *cg_raft_config_at(trio_node(&trio, 1)->raft, 31);
+    struct cg_raft_config config = *cg_raft_config(trio_node(&trio, 1)->raft);
     assert_true(cg_raft_snapshot_wanted(behind, 25));
     assert_int_equal(cg_raft_snapshot_installed(behind, trio.now, 25,
                                                 cg_raft_term_at(trio_node(&trio, 1)->raft, 25),
@@ -499,11 +499,18 @@ static void what_the_log_says_at_a_start_is_checked(void **state) {
     assert_int_equal(cg_raft_create(&options, &restored, &raft), -EINVAL); // heartbeats too rare
     options.heartbeat_interval_ns = TRIO_TIMEOUT / 3;
     assert_int_equal(cg_raft_create(&options, &restored, &raft), 0);
-    assert_int_equal(cg_raft_restore_state(raft, 3, 0), -EBADMSG);
-    assert_int_equal(cg_raft_restore_state(raft, 6, 2), 0);
+    cg_raft_restore_state(raft, 6, 2);
+    cg_raft_restore_state(raft, 3, 0); // passed over
     struct cg_raft_entry entry = {.term = 3};
-    assert_int_equal(cg_raft_restore_entry(raft, 9, &entry), 0); // in the snapshot
-    assert_int_equal(cg_raft_restore_entry(raft, 12, &entry), -EBADMSG);
+    assert_int_equal(cg_raft_restore_entry(raft, 9, &entry), 0);  // in the snapshot
+    assert_int_equal(cg_raft_restore_entry(raft, 12, &entry), 0); // does not fit
+    assert_int_equal(cg_raft_start(raft, 1), -EBADMSG);
+    assert_int_equal(cg_raft_restore_entry(raft, 11, &entry), 0); // makes it void
+    entry.term = 2;
+    assert_int_equal(cg_raft_restore_entry(raft, 12, &entry), 0); // terms do not fall
+    assert_int_equal(cg_raft_start(raft, 1), -EBADMSG);
+    entry.term = 3;
+    assert_int_equal(cg_raft_restore_entry(raft, 10, &entry), 0); // both are void
     assert_int_equal(cg_raft_restore_entry(raft, 11, &entry), 0);
     assert_int_equal(cg_raft_restore_entry(raft, 12, &entry), 0);
     struct cg_raft_config config = {.count = 1, .member = {{2}}};
@@ -515,7 +522,7 @@ static void what_the_log_says_at_a_start_is_checked(void **state) {
     entry = (struct cg_raft_entry){.term = 6};
     assert_int_equal(cg_raft_restore_entry(raft, 12, &entry), 0);
     assert_int_equal(cg_raft_config(raft)->count, 2);
-    cg_raft_start(raft, 1);
+    assert_int_equal(cg_raft_start(raft, 1), 0);
     struct cg_raft_status status;
     cg_raft_status(raft, &status);
     assert_true(status.term == 6 && status.vote == 2 && status.last_index == 12);

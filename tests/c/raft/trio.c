@@ -56,7 +56,8 @@ void trio_init(struct trio *trio, void (*adjust)(struct cg_raft_options *options
         int result = cg_raft_create(&options, &restored, &node->raft);
         assert(result == 0);
         (void)result;
-        cg_raft_start(node->raft, trio->now);
+        result = cg_raft_start(node->raft, trio->now);
+        assert(result == 0);
         trio_drain(trio, id);
     }
 }

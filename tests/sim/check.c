@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What must hold after every step [figure 3.2, and what this design adds]. The checks know what is
+// on each disk and what any server has committed; the cores do not.
+#include "sim.h"
+
+// Is entry `index` of `term` on this disk?
+static bool holds(const struct sim_node *node, uint64_t index, uint64_t term) {
+    const struct sim_disk *disk = &node->disk;
+    return index <= disk->base || (index <= disk->last && disk->term_at[index] == term);
+}
+
+static uint64_t durable_last(const struct sim_node *node) {
+    return node->disk.last > node->disk.base ? node->disk.last : node->disk.base;
+}
+
+// A restart forgets no vote.
+void sim_check_start(struct sim *sim, const struct sim_node *node) {
+    struct cg_raft_status status;
+    cg_raft_status(node->raft, &status);
+    if (status.term < node->vote_term ||
+        (status.term == node->vote_term && status.vote != node->vote_for)) {
+        sim_fail(sim,
+                 "node %lu starts in term %lu with vote %lu after its vote for %lu in term %lu",
+                 node->id, status.term, status.vote, node->vote_for, node->vote_term);
+    }
+}
+
+// Who has answered a leader does not help another one for an election timeout, restarts or not:
+// leases rest on it. `node` has just voted because of `message`.
+void sim_check_vote(struct sim *sim, const struct sim_node *node,
+                    const struct cg_raft_message *message) {
+    uint64_t clock = sim_node_clock(sim, node);
+    if (!message->forced && node->promised_clock != 0 &&
+        clock - node->promised_clock < sim->profile.election_ns) {
+        sim_fail(sim, "node %lu votes for %lu, %lu us after it heard a leader", node->id,
+                 message->from, (clock - node->promised_clock) / SIM_US);
+    }
+}
+
+// Promises are on the disk before they are made.
+void sim_check_send(struct sim *sim, struct sim_node *node, const struct cg_raft_message *message) {
+    const struct sim_disk *disk = &node->disk;
+    bool opinion =
+        (message->type == CG_RAFT_VOTE || message->type == CG_RAFT_VOTE_REPLY) && message->pre_vote;
+    if (!opinion && message->term > disk->term) {
+        sim_fail(sim, "node %lu tells term %lu, which is not on its disk", node->id, message->term);
+    }
+    bool votes = message->type == CG_RAFT_VOTE_REPLY && message->granted && !message->pre_vote;
+    bool asks = message->type == CG_RAFT_VOTE && !message->pre_vote;
+    uint64_t vote = votes ? message->to : node->id;
+    if ((votes || asks) && (disk->term != message->term || disk->vote != vote)) {
+        sim_fail(sim, "node %lu votes for %lu in term %lu, and its disk says %lu in term %lu",
+                 node->id, vote, message->term, disk->vote, disk->term);
+    }
+    if (votes || asks) {
+        node->vote_term = message->term;
+        node->vote_for = vote;
+    }
+    if (message->type == CG_RAFT_HEARTBEAT_REPLY) {
+        node->promised_clock = node->heard_clock;
+    }
+    if ((message->type == CG_RAFT_APPEND_REPLY || message->type == CG_RAFT_HEARTBEAT_REPLY) &&
+        !message->rejected && message->match > durable_last(node)) {
+        sim_fail(sim, "node %lu acknowledges %lu, and has %lu on its disk", node->id,
+                 message->match, durable_last(node));
+    }
+    if (message->type == CG_RAFT_TIMEOUT_NOW) {
+        struct cg_raft_status status;
+        cg_raft_status(node->raft, &status);
+        if (!holds(&sim->node[message->to], status.last_index,
+                   cg_raft_term_at(node->raft, status.last_index))) {
+            sim_fail(sim, "node %lu hands over to %lu, which lacks entries", node->id, message->to);
+        }
+    }
+}
+
+// Election safety, and leader completeness: everything committed is in a leader's log.
+void sim_check_leader(struct sim *sim, const struct sim_node *node) {
+    struct cg_raft_status status;
+    cg_raft_status(node->raft, &status);
+    if (status.term >= SIM_TERMS) {
+        sim_fail(sim, "the simulator has no terms left");
+    }
+    uint64_t *leader = &sim->leader_of[status.term];
+    if (*leader != 0 && *leader != node->id) {
+        sim_fail(sim, "nodes %lu and %lu both lead term %lu", *leader, node->id, status.term);
+    }
+    *leader = node->id;
+    for (uint64_t i = status.base_index + 1; i <= sim->committed_last; i++) {
+        const struct sim_entry *entry = sim->committed[i];
+        if (entry->term < status.term && cg_raft_term_at(node->raft, i) != entry->term) {
+            sim_fail(sim, "node %lu leads term %lu without the committed entry %lu of term %lu",
+                     node->id, status.term, i, entry->term);
+        }
+    }
+}
+
+static const struct cg_raft_config *config_of(const struct sim_node *node, uint64_t below,
+                                              uint64_t *index) {
+    for (uint64_t i = below; i > 0; i--) {
+        if (node->log[i] != NULL && node->log[i]->type == CG_RAFT_ENTRY_CONFIG) {
+            *index = i;
+            return &node->log[i]->config;
+        }
+        if (i <= node->disk.checkpoint.index) {
+            break;
+        }
+    }
+    *index = 0;
+    return &node->disk.checkpoint.config;
+}
+
+// A change rests on what is committed: the configuration before it, and an entry of this term.
+static void check_change(struct sim *sim, const struct sim_node *node, uint64_t index,
+                         const struct sim_entry *entry) {
+    uint64_t before;
+    config_of(node, index - 1, &before);
+    if (before > sim->committed_last) {
+        sim_fail(sim, "node %lu changes members on top of change %lu, which is not committed",
+                 node->id, before);
+    }
+    if (sim->committed_term < entry->term) {
+        sim_fail(sim, "node %lu changes members in term %lu, in which nothing is committed",
+                 node->id, entry->term);
+    }
+}
+
+// Log matching: index and term determine the entry and the one before it, hence the whole prefix.
+void sim_check_append(struct sim *sim, const struct sim_node *node, uint64_t index) {
+    const struct sim_entry *entry = node->log[index];
+    if (entry->index != index || cg_raft_term_at(node->raft, index - 1) != entry->prev_term) {
+        sim_fail(sim, "node %lu: entry %lu of term %lu follows term %lu, not %lu", node->id, index,
+                 entry->term, cg_raft_term_at(node->raft, index - 1), entry->prev_term);
+    }
+    if (index <= node->commit) {
+        sim_fail(sim, "node %lu replaces entry %lu, which is committed", node->id, index);
+    }
+    if (entry->type == CG_RAFT_ENTRY_CONFIG && sim_node_leads(node)) {
+        check_change(sim, node, index, entry);
+    }
+}
+
+// Would a voter with log `a` get the vote of one with log `b`?
+static bool up_to_date(const struct sim_node *a, const struct sim_node *b) {
+    uint64_t last_a = durable_last(a), last_b = durable_last(b);
+    uint64_t term_a = a->disk.term_at[last_a], term_b = b->disk.term_at[last_b];
+    return term_a > term_b || (term_a == term_b && last_a >= last_b);
+}
+
+// Nobody without the entry could be elected now: that is what it means to be committed.
+static void check_electable(struct sim *sim, const struct cg_raft_config *config, uint64_t index,
+                            uint64_t term) {
+    for (uint32_t i = 0; i < config->count; i++) {
+        const struct sim_node *candidate = &sim->node[config->member[i].id];
+        if (config->member[i].learner || candidate->dead || holds(candidate, index, term)) {
+            continue;
+        }
+        uint32_t voters = 0, votes = 0;
+        for (uint32_t j = 0; j < config->count; j++) {
+            if (!config->member[j].learner) {
+                voters++;
+                votes += up_to_date(candidate, &sim->node[config->member[j].id]);
+            }
+        }
+        if (2 * votes > voters) {
+            sim_fail(sim, "entry %lu of term %lu is committed, and node %lu could lead without it",
+                     index, term, candidate->id);
+        }
+    }
+}
+
+static void check_majority(struct sim *sim, const struct sim_node *node, uint64_t index,
+                           uint64_t last) {
+    uint64_t unused;
+    const struct cg_raft_config *config = config_of(node, last, &unused);
+    uint32_t voters = 0, have = 0;
+    for (uint32_t i = 0; i < config->count; i++) {
+        if (!config->member[i].learner) {
+            voters++;
+            have += holds(&sim->node[config->member[i].id], index, node->log[index]->term);
+        }
+    }
+    if (2 * have <= voters) {
+        sim_fail(sim, "node %lu commits %lu, which is on %u disks of %u", node->id, index, have,
+                 voters);
+    }
+    check_electable(sim, config, index, node->log[index]->term);
+}
+
+// Nobody else answers reads from its memory now: under a lease a leader knows all that is
+// committed.
+static void check_leases(struct sim *sim, const struct sim_node *committer, uint64_t index) {
+    for (uint64_t id = 1; id <= sim->nodes_made; id++) {
+        const struct sim_node *node = &sim->node[id];
+        uint64_t known;
+        if (node != committer && node->up &&
+            cg_raft_read_index(node->raft, sim_node_clock(sim, node), &known) && known < index) {
+            sim_fail(sim, "node %lu would read as of %lu under its lease, and node %lu commits %lu",
+                     id, known, committer->id, index);
+        }
+    }
+}
+
+// State machine safety: what is committed at an index is committed for ever. A leader commits what
+// is on a majority of disks.
+void sim_check_commit(struct sim *sim, const struct sim_node *node, uint64_t index) {
+    struct cg_raft_status status;
+    cg_raft_status(node->raft, &status);
+    if (index <= node->commit) {
+        sim_fail(sim, "node %lu: committed goes from %lu to %lu", node->id, node->commit, index);
+    }
+    for (uint64_t i = node->commit + 1; i <= index; i++) {
+        if (i > sim->committed_last) {
+            sim->committed[i] = node->log[i];
+        } else if (sim->committed[i] != node->log[i]) {
+            sim_fail(sim, "node %lu commits another entry %lu, of term %lu instead of %lu",
+                     node->id, i, node->log[i]->term, sim->committed[i]->term);
+        }
+    }
+    if (index > sim->committed_last) {
+        sim->committed_last = index;
+        check_leases(sim, node, index);
+        sim->committed_term = node->log[index]->term;
+        if (status.role == CG_RAFT_LEADER) {
+            check_majority(sim, node, index, status.last_index);
+        }
+    }
+}
+
+void sim_check_apply(struct sim *sim, const struct sim_node *node, uint64_t index) {
+    if (index > sim->committed_last || sim->committed[index] != node->log[index]) {
+        sim_fail(sim, "node %lu applies entry %lu, which is not the committed one", node->id,
+                 index);
+    }
+}
+
+// A read is at least as new as anything that was committed when it came.
+void sim_check_read(struct sim *sim, const struct sim_node *node, const struct sim_wait *wait) {
+    if (wait->index < wait->committed) {
+        sim_fail(sim, "node %lu reads as of %lu when %lu was committed", node->id, wait->index,
+                 wait->committed);
+    }
+}
+
+// ---- At the end, when faults are over
+
+static bool majority_lives(const struct sim *sim, const struct cg_raft_config *config) {
+    uint32_t voters = 0, alive = 0;
+    for (uint32_t i = 0; i < config->count; i++) {
+        if (!config->member[i].learner) {
+            voters++;
+            alive += sim->node[config->member[i].id].up;
+        }
+    }
+    return 2 * alive > voters;
+}
+
+static void check_member(struct sim *sim, const struct sim_node *leader,
+                         const struct sim_node *node) {
+    if (node->applied != leader->applied) {
+        sim_fail(sim, "node %lu has applied %lu, the leader %lu: %lu", node->id, node->applied,
+                 leader->id, leader->applied);
+    }
+    for (uint32_t i = 0; i < SIM_BLOCKS; i++) {
+        if (node->value[i] != leader->value[i]) {
+            sim_fail(sim, "block %u is %lu at node %lu and %lu at the leader", i, node->value[i],
+                     node->id, leader->value[i]);
+        }
+    }
+}
+
+// A lost disk may have met a change of members half done: then no configuration in anybody's log
+// has to be able to go on.
+static bool can_go_on(const struct sim *sim) {
+    bool any = false;
+    for (uint64_t id = 1; id <= sim->nodes_made; id++) {
+        const struct sim_node *node = &sim->node[id];
+        if (!node->up || cg_raft_config(node->raft)->count == 0) {
+            continue;
+        }
+        any = true;
+        if (!majority_lives(sim, cg_raft_config(node->raft))) {
+            return false;
+        }
+    }
+    return any;
+}
+
+void sim_check_settled(struct sim *sim) {
+    const struct sim_node *leader = NULL;
+    uint64_t term = 0;
+    for (uint64_t id = 1; id <= sim->nodes_made; id++) {
+        const struct sim_node *node = &sim->node[id];
+        if (!sim_node_leads(node)) {
+            continue;
+        }
+        struct cg_raft_status status;
+        cg_raft_status(node->raft, &status);
+        if (status.term > term) {
+            term = status.term;
+            leader = node;
+        }
+    }
+    if (leader == NULL) {
+        if (can_go_on(sim)) {
+            sim_fail(sim, "no leader, though a majority lives and nothing disturbs it");
+        }
+        return;
+    }
+    const struct cg_raft_config *config = cg_raft_config(leader->raft);
+    for (uint32_t i = 0; i < config->count; i++) {
+        const struct sim_node *node = &sim->node[config->member[i].id];
+        if (node->up) {
+            check_member(sim, leader, node);
+        }
+    }
+}
