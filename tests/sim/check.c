@@ -98,13 +98,10 @@ void sim_check_leader(struct sim *sim, const struct sim_node *node) {
 
 static const struct cg_raft_config *config_of(const struct sim_node *node, uint64_t below,
                                               uint64_t *index) {
-    for (uint64_t i = below; i > 0; i--) {
+    for (uint64_t i = below; i > node->disk.checkpoint.index; i--) {
         if (node->log[i] != NULL && node->log[i]->type == CG_RAFT_ENTRY_CONFIG) {
             *index = i;
             return &node->log[i]->config;
-        }
-        if (i <= node->disk.checkpoint.index) {
-            break;
         }
     }
     *index = 0;
