@@ -6,6 +6,7 @@ target each on the same volume.
 """
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -308,6 +309,37 @@ def test_a_reservation_is_the_same_by_both_gateways(gateway: Gateways) -> None:
         assert write(holder).status == scsi.RESERVATION_CONFLICT
         assert write(other).status == scsi.RESERVATION_CONFLICT  # another port: another nexus
         assert reservation(holder) == (OTHER_KEY, scsi.WRITE_EXCLUSIVE)
+
+
+def test_a_gateway_that_was_stopped_does_not_write_by_the_old_reservation(
+    gateway: Gateways,
+) -> None:
+    first, second = gateway(1), gateway(2, standby="yes")
+    with first.session(isid=1) as holder, second.session(isid=2) as elsewhere:
+        assert write(holder, 0, b"\x01" * 512).status == scsi.GOOD
+        hold(holder, scsi.WRITE_EXCLUSIVE)
+        assert register(elsewhere, OTHER_KEY).status == scsi.GOOD
+        first.daemon.send_signal(signal.SIGSTOP)
+        try:
+            late = holder.submit(scsi.write16(0, 1), b"\xee" * 512)
+            holder.pump(0.1)
+            # It cannot say that it acts by the new state: its lease is waited for.
+            assert (
+                change(elsewhere, scsi.PREEMPT_AND_ABORT, scsi.WRITE_EXCLUSIVE, OTHER_KEY, KEY)
+                == scsi.GOOD
+            )
+        finally:
+            first.daemon.send_signal(signal.SIGCONT)
+        holder.wait([late])
+        assert late.answer is not None and late.answer.status != scsi.GOOD, late
+        wait_until(
+            lambda: write(holder, 0, b"\xee" * 512).status == scsi.RESERVATION_CONFLICT,
+            30,
+            "the first gateway to know the new state",
+        )
+        holder.clear_attentions()
+        read = holder.execute(scsi.read16(0, 1), in_length=512)
+        assert read.status == scsi.GOOD and read.data == b"\x01" * 512
 
 
 def test_all_target_ports_are_registered_at_once(gateway: Gateways) -> None:
