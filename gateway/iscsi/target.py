@@ -260,6 +260,8 @@ class Target:
             await asyncio.sleep(0.01)
         for portal in portals:
             await self._tgtd.delete_portal(portal)
+        # Where there is RDMA, tgtd listens for it at port 3260 of every address.
+        await self._tgtd.stop_driver("iser")
         kinds = await self._tgtd.backing_stores()
         missing = {lun.bstype for lun in self._wanted.luns} - set(kinds)
         if missing:

@@ -36,6 +36,7 @@ from gateway.iscsi.report import (
 # tgtd refuses a longer text by closing the connection.
 REQUEST_TEXT_MAX = 8 * 1024
 REPLY_TEXT_MAX = 16 << 20
+DRIVER = "iscsi"
 TIMEOUT_S = 10.0
 # A new logical unit opens its volume, which may have to wait for servers.
 OPEN_TIMEOUT_S = 90.0
@@ -82,7 +83,7 @@ class _Reason:
 _REASONS = {
     1: _Reason("it failed and does not say why"),
     2: _Reason("it has no memory left"),
-    3: _Reason("its iSCSI driver did not start", UnavailableError),
+    3: _Reason("it has no such driver, or the driver did not start"),
     4: _Reason("it has no such target", NotFoundError),
     5: _Reason("the target has no such logical unit", NotFoundError),
     6: _Reason("there is no such session", NotFoundError),
@@ -272,6 +273,10 @@ class Tgtd:
         """The kinds of backing stores that it knows."""
         return parse_backing_stores(await self._call("show itself", Mode.SYSTEM, Op.SHOW))
 
+    async def stop_driver(self, name: str) -> None:
+        """Ends a driver, as "iser"; one that does not run is no error."""
+        await self._call(f"stop its driver {name}", Mode.LLD, Op.STOP, driver=name)
+
     async def shut_down(self) -> None:
         """Tells it to end. Refused unless its targets are deleted."""
         await self._call("end", Mode.SYSTEM, Op.DELETE)
@@ -289,12 +294,13 @@ class Tgtd:
         cid: int = 0,
         direction: int = 0,
         force: int = 0,
+        driver: str = DRIVER,
         timeout_s: float | None = None,
     ) -> str:
         """One request; returns the answer's text. `what` completes "tgtd cannot ..."."""
         request = encode(
             mode, op, text,
-            tid=tid, sid=sid, lun=lun, cid=cid, direction=direction, force=force,
+            tid=tid, sid=sid, lun=lun, cid=cid, direction=direction, force=force, driver=driver,
         )  # fmt: skip
         seconds = timeout_s or self._timeout_s
         try:
@@ -344,6 +350,7 @@ def encode(
     cid: int = 0,
     direction: int = 0,
     force: int = 0,
+    driver: str = DRIVER,
 ) -> bytes:
     """The bytes of a request. Raises InvalidArgumentError for a text that tgtd would not read."""
     body = text.encode() + b"\0" if text else b""
@@ -352,7 +359,7 @@ def encode(
             "a request to tgtd is too long", context={"bytes": len(body), "most": REQUEST_TEXT_MAX}
         )
     head = _REQUEST.pack(
-        mode, op, b"iscsi", _REQUEST.size + len(body),
+        mode, op, driver.encode(), _REQUEST.size + len(body),
         tid, sid, lun, cid, 0, 0, direction, 0, force,
     )  # fmt: skip
     return head + body

@@ -19,6 +19,7 @@ from support.tools import run, which
 from gateway.cli.child import end_orphan
 from gateway.errors import (
     BusyError,
+    CopygateError,
     DeadlineError,
     ExistsError,
     InvalidArgumentError,
@@ -143,6 +144,19 @@ async def test_it_listens_only_where_it_was_told(
     await target.settled(10)
     tgtd = Tgtd(socket_path(target.folder))
     assert await tgtd.portals() == sorted(target.wanted.portals)
+
+
+async def test_the_other_driver_is_stopped_and_an_unknown_one_is_said(
+    start: Callable[[Wanted], Target], tmp_path: Path
+) -> None:
+    target = start(wanted(tmp_path))
+    await target.settled(10)
+    tgtd = Tgtd(socket_path(target.folder))
+    await tgtd.stop_driver("iser")
+    with pytest.raises(CopygateError, match="no such driver"):
+        await tgtd.stop_driver("none")
+    with pytest.raises(BusyError, match="in use"):
+        await tgtd.stop_driver("iscsi")
 
 
 async def test_secrets_stand_in_no_command_line(
