@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "fake_internal.h"
 #include "gateway/proto/rpc.pb.h"
 #include <pb_decode.h>
@@ -112,8 +113,9 @@ static void *answer_later(void *argument) {
     struct later *later = argument;
     struct fake_connection *connection = later->connection;
     struct fake *fake = connection->server->fake;
-    for (unsigned waited_ms = 0;; waited_ms += 5) {
-        bool over = waited_ms >= later->reply->entry.state.wait_ms || atomic_load(&fake->stop);
+    uint64_t end_ns = cg_now_ns() + later->reply->entry.state.wait_ms * CG_NS_PER_MS;
+    for (;;) {
+        bool over = cg_now_ns() >= end_ns || atomic_load(&fake->stop);
         pthread_mutex_lock(&fake->lock);
         bool wait = later->reply->later(fake, &later->reply->entry, later->reply);
         pthread_mutex_unlock(&fake->lock);
