@@ -21,7 +21,7 @@
 
 #define MEMORY_DEFAULT  (UINT64_C(64) << 20)
 #define RESERVE_DEFAULT (UINT64_C(64) << 20)
-#define POOL_THREADS    3U
+#define POOL_THREADS    4U // a checkpoint's two, one for writes, one for the scrub
 #define LISTENERS_MAX   16U
 #define STOP_POLL_NS    (2 * CG_NS_PER_MS)
 #define STOP_LIMIT_NS   (20 * CG_NS_PER_S) // then the log keeps what is left
@@ -68,6 +68,8 @@ struct host_call {
     uint64_t epoch;
     uint32_t waiting;
     struct cg_chunkserver_stats *stats;
+    struct cg_bad_block *bad_blocks;
+    uint32_t max;
     int64_t applied;
 };
 
@@ -181,6 +183,28 @@ int cg_chunkserver_reclaim(struct cg_chunkserver *server, uint32_t pool, uint32_
     return hand_over(server, &call);
 }
 
+static void scrub(struct host_call *call) {
+    call->result = cg_store_scrub(call->server->store, call->id);
+    finish_call(call);
+}
+
+int cg_chunkserver_scrub(struct cg_chunkserver *server, uint64_t request) {
+    struct host_call call = {.run = scrub, .id = request};
+    return hand_over(server, &call);
+}
+
+static void collect_bad_blocks(struct host_call *call) {
+    call->max = cg_store_bad_blocks(call->server->store, 0, call->bad_blocks, call->max);
+    finish_call(call);
+}
+
+uint32_t cg_chunkserver_bad_blocks(struct cg_chunkserver *server, struct cg_bad_block *out,
+                                   uint32_t max) {
+    struct host_call call = {.run = collect_bad_blocks, .bad_blocks = out, .max = max};
+    hand_over(server, &call);
+    return call.max;
+}
+
 static void collect_stats(struct host_call *call) {
     struct cg_chunkserver *server = call->server;
     struct cg_store_stats store;
@@ -207,6 +231,7 @@ static void collect_stats(struct host_call *call) {
         .copysets = store.copysets,
         .connections = rpc.connections,
         .disk_error = store.disk_error,
+        .scrub = store.scrub,
     };
     finish_call(call);
 }
@@ -339,6 +364,8 @@ static int open_store(struct cg_chunkserver *server) {
     struct cg_store_options store_options = {
         .reserve_bytes = options->reserve_bytes != 0 ? options->reserve_bytes : RESERVE_DEFAULT,
         .wal_bytes = options->wal_bytes,
+        .scrub_rate = options->scrub_rate,
+        .scrub_period_s = options->scrub_period_s,
         .share_folder = options->folder,
     };
     char why[512] = "";
@@ -524,6 +551,7 @@ static void stop_step(struct cg_timer *timer) {
 static void begin_stop(struct host_call *call) {
     struct cg_chunkserver *server = call->server;
     server->service.stopping = true;
+    cg_store_scrub_stop(server->store);
     server->stop_stage = STOP_DRAIN;
     server->stop_deadline_ns = cg_reactor_now(server->reactor) + STOP_LIMIT_NS;
     server->stop_timer.fire = stop_step;

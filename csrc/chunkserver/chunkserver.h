@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "chunkserver/store.h"
+
 struct cg_chunkserver;
 
 struct cg_chunkserver_options {
@@ -21,7 +23,9 @@ struct cg_chunkserver_options {
     uint32_t inflight_max; // requests in flight; 0: 5000. Beyond it: OVERLOAD
     uint64_t
         reserve_bytes;   // free space kept back: new blocks are refused (NOSPACE) below; 0: 64 MiB
-    int reactor_backend; // enum cg_reactor_backend
+    uint64_t scrub_rate; // bytes per second that the scrub reads at most; 0: no scrub
+    uint64_t scrub_period_s; // from the begin of one pass to the next; 0: a week
+    int reactor_backend;     // enum cg_reactor_backend
 };
 
 // Opens the folder, replays the log and starts serving. Returns 0 or -errno with a sentence in
@@ -49,6 +53,13 @@ int cg_chunkserver_raise_epoch(struct cg_chunkserver *server, uint64_t file_id, 
 int cg_chunkserver_reclaim(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
                            uint64_t chunk);
 
+// Begins a pass of the scrub for `request`, see cg_store_scrub. 0, or -ENOTSUP if it is off.
+int cg_chunkserver_scrub(struct cg_chunkserver *server, uint64_t request);
+
+// The known bad blocks, at most `max`; returns how many were copied.
+uint32_t cg_chunkserver_bad_blocks(struct cg_chunkserver *server, struct cg_bad_block *out,
+                                   uint32_t max);
+
 struct cg_chunkserver_stats {
     uint64_t reads, writes, others, overloads, errors;
     uint64_t read_bytes, written_bytes;
@@ -57,6 +68,7 @@ struct cg_chunkserver_stats {
     uint64_t capacity_bytes, free_bytes;
     uint32_t copysets, connections;
     int disk_error; // 0, or the errno that retired the disk
+    struct cg_scrub_stats scrub;
 };
 void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out);
 

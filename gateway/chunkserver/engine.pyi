@@ -1,6 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
 from typing import NamedTuple
 
+class Scrub(NamedTuple):
+    rate: int
+    running: bool
+    request: int
+    queued: int
+    completed: int
+    started_s: int
+    completed_s: int
+    checked: int
+    skipped: int
+    found: int
+    bad_blocks: int
+    bad_blocks_more: bool
+
+class BadBlock(NamedTuple):
+    pool: int
+    copyset: int
+    chunk: int
+    file_id: int
+    offset: int | None
+
 class Stats(NamedTuple):
     reads: int
     writes: int
@@ -20,6 +41,7 @@ class Stats(NamedTuple):
     copysets: int
     connections: int
     disk_error: int
+    scrub: Scrub
 
 def set_log(level: str) -> None: ...
 
@@ -34,6 +56,8 @@ class Chunkserver:
         memory_bytes: int = 0,
         inflight_max: int = 0,
         reserve_bytes: int = 0,
+        scrub_rate: int = 0,
+        scrub_period_s: int = 0,
         backend: str = "auto",
     ) -> None: ...
     @property
@@ -44,5 +68,7 @@ class Chunkserver:
     def raise_epoch(self, file_id: int, epoch: int) -> None: ...
     def reclaim(self, pool: int, copyset: int, chunk: int) -> None: ...
     def stats(self) -> Stats: ...
+    def scrub(self, request: int) -> None: ...
+    def bad_blocks(self) -> list[BadBlock]: ...
     def applied(self, pool: int, copyset: int) -> int: ...
     def stop(self) -> None: ...

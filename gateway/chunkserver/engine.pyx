@@ -47,6 +47,36 @@ cdef extern from *:
     void cg_log_to_stderr_from(int lowest) noexcept nogil
 
 
+cdef extern from "chunkserver/store.h" nogil:
+    struct cg_scrub_stats:
+        uint64_t rate
+        bint running
+        uint64_t request
+        uint64_t queued
+        uint64_t completed
+        uint64_t started_s
+        uint64_t completed_s
+        uint64_t checked
+        uint64_t skipped
+        uint64_t found
+        uint32_t bad_blocks
+        bint bad_blocks_more
+
+
+cdef extern from "chunkserver/bad_blocks.h" nogil:
+    struct cg_bad_block:
+        uint64_t group
+        uint64_t chunk_id
+        uint64_t file_id
+        uint32_t block
+
+    bint CG_IS_BAD_SLOT(uint32_t block)
+
+
+cdef extern from "chunkserver/chunk_format.h" nogil:
+    const uint32_t CG_BLOCK_SIZE
+
+
 cdef extern from "chunkserver/chunkserver.h" nogil:
     struct cg_chunkserver:
         pass
@@ -59,6 +89,8 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
         uint64_t memory_bytes
         uint32_t inflight_max
         uint64_t reserve_bytes
+        uint64_t scrub_rate
+        uint64_t scrub_period_s
         int reactor_backend
 
     struct cg_chunkserver_stats_t "cg_chunkserver_stats":
@@ -80,6 +112,7 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
         uint32_t copysets
         uint32_t connections
         int disk_error
+        cg_scrub_stats scrub
 
     int cg_chunkserver_start(
         const cg_chunkserver_options *options, cg_chunkserver **out, char *error, size_t error_size)
@@ -90,6 +123,8 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
     int cg_chunkserver_raise_epoch(cg_chunkserver *server, uint64_t file_id, uint64_t epoch)
     int cg_chunkserver_reclaim(
         cg_chunkserver *server, uint32_t pool, uint32_t copyset, uint64_t chunk)
+    int cg_chunkserver_scrub(cg_chunkserver *server, uint64_t request)
+    uint32_t cg_chunkserver_bad_blocks(cg_chunkserver *server, cg_bad_block *out, uint32_t max)
     int64_t cg_chunkserver_applied(cg_chunkserver *server, uint32_t pool, uint32_t copyset)
     void cg_chunkserver_stats_of "cg_chunkserver_stats"(
         cg_chunkserver *server, cg_chunkserver_stats_t *out)
@@ -99,6 +134,41 @@ _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _BACKENDS = {"auto": 0, "uring": 1, "epoll": 2}
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
+_SECONDS_MAX = 100 * 365 * 86400
+
+
+class Scrub(NamedTuple):
+    """How far the scrub is. Blocks have 4 KiB; times are seconds since 1970, 0: never."""
+
+    rate: int
+    """Bytes per second at most; 0: it is off."""
+    running: bool
+    request: int
+    """What the pass under way was asked for by; 0: it was due."""
+    queued: int
+    completed: int
+    """The newest request whose pass is complete."""
+    started_s: int
+    completed_s: int
+    checked: int
+    skipped: int
+    """Written while the pass went on."""
+    found: int
+    bad_blocks: int
+    bad_blocks_more: bool
+    """There are more than can be listed."""
+
+
+class BadBlock(NamedTuple):
+    """A block that is known to be bad."""
+
+    pool: int
+    copyset: int
+    chunk: int
+    file_id: int
+    """The volume's; 0 if it is not known."""
+    offset: int | None
+    """Bytes in the chunk; None: the chunk's metadata."""
 
 
 class Stats(NamedTuple):
@@ -123,6 +193,7 @@ class Stats(NamedTuple):
     connections: int
     disk_error: int
     """0, or the errno that retired the disk."""
+    scrub: Scrub
 
 
 def set_log(level: str) -> None:
@@ -185,6 +256,8 @@ cdef class Chunkserver:
         memory_bytes: int = 0,
         inflight_max: int = 0,
         reserve_bytes: int = 0,
+        scrub_rate: int = 0,
+        scrub_period_s: int = 0,
         backend: str = "auto",
     ) -> None:
         if self._server != NULL:
@@ -207,6 +280,8 @@ cdef class Chunkserver:
         options.memory_bytes = _in_range("memory_bytes", memory_bytes, _UINT64_MAX)
         options.inflight_max = _in_range("inflight_max", inflight_max, _UINT32_MAX)
         options.reserve_bytes = _in_range("reserve_bytes", reserve_bytes, _UINT64_MAX)
+        options.scrub_rate = _in_range("scrub_rate", scrub_rate, _UINT64_MAX)
+        options.scrub_period_s = _in_range("scrub_period_s", scrub_period_s, _SECONDS_MAX)
         options.reactor_backend = _BACKENDS[backend]
         cdef char text[1024]
         text[0] = 0
@@ -314,7 +389,52 @@ cdef class Chunkserver:
             copysets=s.copysets,
             connections=s.connections,
             disk_error=s.disk_error,
+            scrub=Scrub(
+                rate=s.scrub.rate,
+                running=s.scrub.running,
+                request=s.scrub.request,
+                queued=s.scrub.queued,
+                completed=s.scrub.completed,
+                started_s=s.scrub.started_s,
+                completed_s=s.scrub.completed_s,
+                checked=s.scrub.checked,
+                skipped=s.scrub.skipped,
+                found=s.scrub.found,
+                bad_blocks=s.scrub.bad_blocks,
+                bad_blocks_more=s.scrub.bad_blocks_more,
+            ),
         )
+
+    def scrub(self, request: int) -> None:
+        """Begins a pass of the scrub, or after the one that serves another request. Requests are
+        numbered upwards; one that is known changes nothing. OSError with ENOTSUP if it is off."""
+        cdef uint64_t c_request = _in_range("request", request, _UINT64_MAX)
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_scrub(server, c_request)
+        self._leave(result)
+
+    def bad_blocks(self) -> list[BadBlock]:
+        """The known bad blocks, at most 64 of them."""
+        cdef cg_bad_block found[64]
+        cdef uint32_t count
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            count = cg_chunkserver_bad_blocks(server, found, 64)
+        self._leave(0)
+        return [
+            BadBlock(
+                pool=found[i].group >> 32,
+                copyset=found[i].group & _UINT32_MAX,
+                chunk=found[i].chunk_id,
+                file_id=found[i].file_id,
+                offset=None
+                if CG_IS_BAD_SLOT(found[i].block)
+                else <uint64_t>found[i].block * CG_BLOCK_SIZE,
+            )
+            for i in range(count)
+        ]
 
     def applied(self, pool: int, copyset: int) -> int:
         """The copyset's applied index; OSError with ENOENT if it is not here."""

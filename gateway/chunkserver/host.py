@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -28,7 +28,7 @@ from gateway.mds.client import MdsClient
 from gateway.proto import cluster_pb2
 
 if TYPE_CHECKING:
-    from gateway.chunkserver.engine import Stats
+    from gateway.chunkserver.engine import BadBlock, Stats
 
 log = logging.getLogger("gateway.chunkserver")
 
@@ -38,6 +38,8 @@ RETRY_MAX_S = 5.0
 # Deleting a chunk is a durable write: a few at once keep the log's group commit busy.
 RECLAIM_PARALLEL = 4
 RECLAIM_BATCH = 256
+SCRUB_RATE = 16 << 20
+SCRUB_PERIOD_S = 7 * 86400
 
 _T = TypeVar("_T")
 
@@ -53,13 +55,16 @@ class Engine(Protocol):
     def raise_epoch(self, file_id: int, epoch: int) -> None: ...
     def reclaim(self, pool: int, copyset: int, chunk: int) -> None: ...
     def stats(self) -> Stats: ...
+    def scrub(self, request: int) -> None: ...
+    def bad_blocks(self) -> Sequence[BadBlock]: ...
     def applied(self, pool: int, copyset: int) -> int: ...
     def stop(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A chunkserver's options; sizes in bytes, 0 is the engine's default."""
+    """A chunkserver's options; sizes in bytes, 0 is the engine's default. `scrub_rate` is in bytes
+    per second; there 0 turns the scrub off."""
 
     folder: Path
     listen: str
@@ -70,6 +75,8 @@ class Settings:
     memory_bytes: int = 0
     inflight_max: int = 0
     reserve_bytes: int = 0
+    scrub_rate: int = SCRUB_RATE
+    scrub_period_s: int = SCRUB_PERIOD_S
     backend: str = "auto"
     log_level: str = "info"
 
@@ -95,6 +102,8 @@ def open_engine(settings: Settings) -> Engine:
         memory_bytes=settings.memory_bytes,
         inflight_max=settings.inflight_max,
         reserve_bytes=settings.reserve_bytes,
+        scrub_rate=settings.scrub_rate,
+        scrub_period_s=settings.scrub_period_s,
         backend=settings.backend,
     )
 
@@ -233,6 +242,7 @@ class Host:
             capacity_bytes=stats.capacity_bytes,
             used_bytes=max(0, stats.capacity_bytes - stats.free_bytes),
             disk_error=os.strerror(stats.disk_error) if stats.disk_error else "",
+            scrub=_scrub_report(stats, self._engine),
         )
         if self._epoch_revision is not None:
             request.epoch_revision = self._epoch_revision
@@ -248,6 +258,8 @@ class Host:
             return
         await self._assign(response.copysets)
         await self._raise_epochs(response)
+        if response.scrub_request and stats.scrub.rate:
+            await asyncio.to_thread(self._engine.scrub, response.scrub_request)
         await self._reclaim(list(response.reclaim)[:RECLAIM_BATCH])
 
     async def _assign(self, copysets: Iterable[cluster_pb2.CopysetAssignment]) -> None:
@@ -289,6 +301,33 @@ class Host:
             request = cluster_pb2.ReclaimDoneRequest(chunkserver_id=self._id, chunks=done)
             await self._mds.reclaim_done(request)
             log.info("deleted %d chunks that were given up", len(done))
+
+
+def _scrub_report(stats: Stats, engine: Engine) -> cluster_pb2.ScrubReport:
+    scrub = stats.scrub
+    report = cluster_pb2.ScrubReport(
+        rate=scrub.rate,
+        running=scrub.running,
+        request=scrub.request,
+        queued_request=scrub.queued,
+        completed_request=scrub.completed,
+        started_s=scrub.started_s,
+        completed_s=scrub.completed_s,
+        checked_blocks=scrub.checked,
+        skipped_blocks=scrub.skipped,
+        found_blocks=scrub.found,
+        bad_blocks=scrub.bad_blocks,
+        bad_blocks_more=scrub.bad_blocks_more,
+    )
+    for bad in engine.bad_blocks() if scrub.bad_blocks else ():
+        report.bad.add(
+            logical_pool_id=bad.pool,
+            copyset_id=bad.copyset,
+            chunk_id=bad.chunk,
+            file_id=bad.file_id,
+            offset=bad.offset,
+        )
+    return report
 
 
 def _split(address: str) -> tuple[str, int]:

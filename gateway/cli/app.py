@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from gateway.cli.sizes import parse_size
+from gateway.cli.sizes import parse_period, parse_size
 from gateway.errors import ConfigError, CopygateError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -138,6 +138,25 @@ class SizeType(click.ParamType[int]):
 
 
 SIZE = SizeType()
+
+
+class PeriodType(click.ParamType[int]):
+    """A time such as 12h, as seconds."""
+
+    name = "period"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_period(str(value))
+        except InvalidArgumentError as error:
+            self.fail(f"{error.message}: {error.hint}" if error.hint else error.message, param, ctx)
+
+
+PERIOD = PeriodType()
 
 
 def split_address(text: str, option: str) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from gateway.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from gateway.mds.client import MdsClient, Volume, Volumes
-    from gateway.proto.cluster_pb2 import ClusterStatusResponse
+    from gateway.proto.cluster_pb2 import ClusterStatusResponse, StartScrubResponse
     from gateway.proto.export_pb2 import ExportEntry
     from gateway.proto.iscsi_pb2 import ExportRecord
 
@@ -125,6 +125,10 @@ class Cluster:
     def status(self) -> ClusterStatusResponse:
         """The cluster as operators see it."""
         return self._wait(self._client.status())
+
+    def start_scrub(self, chunkserver_ids: Sequence[int]) -> StartScrubResponse:
+        """Asks chunkservers for a pass of the scrub: all that are online if none is named."""
+        return self._wait(self._client.start_scrub(chunkserver_ids))
 
     def free_bytes(self) -> int:
         """What the chunkservers that are online have free."""

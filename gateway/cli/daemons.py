@@ -14,6 +14,7 @@ from gateway.cli.app import (
     DEFAULT_CHUNKSERVER,
     DEFAULT_MDS,
     DEFAULT_MDS_GRPC,
+    PERIOD,
     SIZE,
     App,
     check_listen,
@@ -91,6 +92,14 @@ def mds(app: App, data: Path, listen: str, grpc_listen: str, allow_remote: bool)
 @click.option("--reserve", type=SIZE, help="Free space that is kept back (default 64M).")
 @click.option("--inflight-max", type=click.IntRange(1), help="Requests at once (default 5000).")
 @click.option(
+    "--scrub-rate", type=SIZE,
+    help="Bytes per second that the scrub reads at most (default 16M); 0: no scrub.",
+)  # fmt: skip
+@click.option(
+    "--scrub-period", type=PERIOD, metavar="TIME",
+    help="From one pass of the scrub to the next, such as 12h or 7d (the default).",
+)  # fmt: skip
+@click.option(
     "--backend", type=click.Choice(list(BACKENDS)), default="auto",
     show_default=True, help="How it talks to the kernel.",
 )  # fmt: skip
@@ -107,6 +116,8 @@ def chunkserver(
     memory: int | None,
     reserve: int | None,
     inflight_max: int | None,
+    scrub_rate: int | None,
+    scrub_period: int | None,
     backend: str,
     allow_remote: bool,
 ) -> None:
@@ -119,7 +130,13 @@ def chunkserver(
     folder = make_folder(data, "the chunkserver's folder")
 
     async def run(stopper: Stopper) -> None:
-        from gateway.chunkserver.host import Host, Settings, open_engine  # noqa: PLC0415
+        from gateway.chunkserver.host import (  # noqa: PLC0415
+            SCRUB_PERIOD_S,
+            SCRUB_RATE,
+            Host,
+            Settings,
+            open_engine,
+        )
 
         settings = Settings(
             folder=folder,
@@ -131,6 +148,8 @@ def chunkserver(
             memory_bytes=memory or 0,
             inflight_max=inflight_max or 0,
             reserve_bytes=reserve or 0,
+            scrub_rate=SCRUB_RATE if scrub_rate is None else scrub_rate,
+            scrub_period_s=scrub_period or SCRUB_PERIOD_S,
             backend=BACKENDS[backend],
             log_level=app.log_level,
         )

@@ -43,6 +43,7 @@ COMMANDS = {
     "export": "gateway.cli.image:export_image",
     "bench": "gateway.cli.bench:bench",
     "status": "gateway.cli.status:status",
+    "scrub": "gateway.cli.scrub:scrub",
     "completion": "gateway.cli.completion:completion",
 }
 

@@ -38,6 +38,25 @@ def parse_size(text: str) -> int:
     return int(exact)
 
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_PERIOD_MAX = 10 * 365 * 86400
+
+
+def parse_period(text: str) -> int:
+    """Returns the seconds that `text` means: ``30m``, ``12h``, ``7d``, ``2w``.
+
+    Raises InvalidArgumentError for anything else, and for less than a second or more than ten
+    years.
+    """
+    match = re.fullmatch(r"(\d{1,12})([smhdw])", text.strip(), re.ASCII)
+    seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
+    if not 1 <= seconds <= _PERIOD_MAX:
+        raise InvalidArgumentError(
+            f"'{text}' is not a period", hint="write it as 30m, 12h, 7d or 2w; at most ten years"
+        )
+    return seconds
+
+
 def format_size(count: int) -> str:
     """Returns `count` bytes with the largest unit that leaves at least 1: ``10 GiB``, ``1.5
     MiB``."""

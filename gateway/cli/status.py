@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -12,6 +14,45 @@ from gateway.cli.cluster import connect
 from gateway.cli.sizes import format_size
 
 FAILING = 1
+BLOCK = 4096
+
+
+def describe_scrub(scrub: Any) -> dict[str, Any]:
+    """What a chunkserver said of its scrub, for --json; sizes in bytes."""
+    return {
+        "rate": scrub.rate,
+        "running": scrub.running,
+        "request": scrub.request or None,
+        "completed_request": scrub.completed_request or None,
+        "started": _moment(scrub.started_s),
+        "completed": _moment(scrub.completed_s),
+        "checked": scrub.checked_blocks * BLOCK,
+        "skipped": scrub.skipped_blocks * BLOCK,
+        "found": scrub.found_blocks,
+        "bad_blocks": scrub.bad_blocks,
+        "bad_blocks_more": scrub.bad_blocks_more,
+        "bad": [
+            {
+                "volume": bad.volume or None,
+                "volume_id": bad.file_id or None,
+                "volume_offset": bad.volume_offset if bad.HasField("volume_offset") else None,
+                "chunk": bad.chunk_id,
+                "copyset": f"{bad.logical_pool_id}-{bad.copyset_id}",
+                "offset": bad.offset if bad.HasField("offset") else None,
+                "metadata": not bad.HasField("offset"),
+            }
+            for bad in scrub.bad
+        ],
+    }
+
+
+def _moment(seconds: int) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None
+
+
+def _sound(server: dict[str, Any]) -> bool:
+    known_bad = server["scrub"] is not None and server["scrub"]["bad_blocks"] > 0
+    return bool(server["online"] and not server["disk_error"] and not known_bad)
 
 
 def describe(status: Any, address: str) -> dict[str, Any]:
@@ -27,6 +68,7 @@ def describe(status: Any, address: str) -> dict[str, Any]:
             "copysets": server.copysets,
             "leaders": server.leaders,
             "disk_error": server.disk_error or None,
+            "scrub": describe_scrub(server.scrub) if server.HasField("scrub") else None,
             "last_heartbeat_ms_ago": (
                 server.last_heartbeat_ms_ago if server.HasField("last_heartbeat_ms_ago") else None
             ),
@@ -42,7 +84,7 @@ def describe(status: Any, address: str) -> dict[str, Any]:
         }
         for session in status.sessions
     ]
-    healthy = bool(servers) and all(s["online"] and not s["disk_error"] for s in servers)
+    healthy = bool(servers) and all(_sound(s) for s in servers)
     return {
         "healthy": healthy,
         "mds_grpc": address,
@@ -57,7 +99,42 @@ def describe(status: Any, address: str) -> dict[str, Any]:
 def _state(server: dict[str, Any]) -> str:
     if server["disk_error"]:
         return f"retired: {server['disk_error']}"
-    return "online" if server["online"] else "offline"
+    state = "online" if server["online"] else "offline"
+    scrub = server["scrub"]
+    if scrub is None or not scrub["bad_blocks"]:
+        return state
+    more = " or more" if scrub["bad_blocks_more"] else ""
+    return f"{state}, {scrub['bad_blocks']}{more} bad blocks"
+
+
+def scrub_state(scrub: dict[str, Any] | None) -> str:
+    """The scrub in a few words."""
+    if scrub is None:
+        return "-"
+    if not scrub["rate"]:
+        return "off"
+    if scrub["running"]:
+        return f"running, {format_size(scrub['checked'])}"
+    return f"{scrub['completed'][:16].replace('T', ' ')} UTC" if scrub["completed"] else "-"
+
+
+def show_bad(scrubs: Iterable[dict[str, Any] | None]) -> None:
+    """The bad blocks that are known, for people."""
+    rows = [
+        (
+            bad["volume"] or (f"id {bad['volume_id']}" if bad["volume_id"] else "unknown"),
+            "-" if bad["volume_offset"] is None else bad["volume_offset"],
+            bad["copyset"],
+            bad["chunk"],
+            "metadata" if bad["metadata"] else bad["offset"],
+        )
+        for scrub in scrubs
+        if scrub is not None
+        for bad in scrub["bad"]
+    ]
+    if rows:
+        click.echo()
+        table(("bad block of", ">at byte", "copyset", ">chunk", ">at byte of it"), rows, "")
 
 
 def _show(data: dict[str, Any]) -> None:
@@ -70,7 +147,7 @@ def _show(data: dict[str, Any]) -> None:
     )
     click.echo()
     table(
-        ("chunkserver", "address", "state", ">used", ">capacity", ">copysets", "folder"),
+        ("chunkserver", "address", "state", ">used", ">capacity", ">copysets", "scrub", "folder"),
         [
             (
                 server["id"],
@@ -79,12 +156,14 @@ def _show(data: dict[str, Any]) -> None:
                 format_size(server["used"]),
                 format_size(server["capacity"]),
                 server["copysets"],
+                scrub_state(server["scrub"]),
                 server["data"],
             )
             for server in data["chunkservers"]
         ],
         "no chunkservers",
     )
+    show_bad(server["scrub"] for server in data["chunkservers"])
     if data["sessions"]:
         click.echo()
         table(
@@ -98,7 +177,11 @@ def _show(data: dict[str, Any]) -> None:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit with 1 unless all chunkservers are healthy.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit with 1 unless all chunkservers are healthy, without bad blocks.",
+)
 @pass_app
 def status(app: App, check: bool) -> int:
     """Show the MDS, the chunkservers, who has which volume open."""

@@ -84,6 +84,7 @@ class Plan:
     plugin: str
     threads: int
     wal_bytes: int
+    scrub_rate: int | None
     mds_listen: str
     grpc_listen: str
     chunkserver_listen: str
@@ -94,7 +95,7 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
     """Starts everything, says so, waits for a signal, stops everything in the reverse order."""
     began = time.monotonic()
     # Imported here: a start that fails for an option should not wait for gRPC.
-    from gateway.chunkserver.host import Host, Settings  # noqa: PLC0415
+    from gateway.chunkserver.host import SCRUB_RATE, Host, Settings  # noqa: PLC0415
     from gateway.chunkserver.host import open_engine as open_disk  # noqa: PLC0415
     from gateway.mds.config import MdsConfig  # noqa: PLC0415
     from gateway.mds.server import MdsServer  # noqa: PLC0415
@@ -124,6 +125,7 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
             listen=plan.chunkserver_listen,
             mds_grpc=mds.grpc_address,
             wal_bytes=plan.wal_bytes,
+            scrub_rate=SCRUB_RATE if plan.scrub_rate is None else plan.scrub_rate,
             log_level=app.log_level,
         )
         host = Host(settings, await asyncio.to_thread(open_disk, settings))
@@ -335,6 +337,10 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
     help="Requests that nbdkit works on at once, a connection.",
 )  # fmt: skip
 @click.option("--wal-size", type=SIZE, help="Write-ahead log (default 1G).")
+@click.option(
+    "--scrub-rate", type=SIZE,
+    help="Bytes per second that the scrub reads at most (default 16M); 0: no scrub.",
+)  # fmt: skip
 @click.option("--mds-listen", metavar="HOST:PORT", default=DEFAULT_MDS, show_default=True)
 @click.option("--grpc-listen", metavar="HOST:PORT", default=DEFAULT_MDS_GRPC, show_default=True)
 @click.option(
@@ -358,6 +364,7 @@ def up(
     plugin: str,
     threads: int,
     wal_size: int | None,
+    scrub_rate: int | None,
     mds_listen: str,
     grpc_listen: str,
     chunkserver_listen: str,
@@ -399,6 +406,7 @@ def up(
         plugin=plugin,
         threads=threads,
         wal_bytes=wal_size or 0,
+        scrub_rate=scrub_rate,
         mds_listen=mds_listen,
         grpc_listen=grpc_listen,
         chunkserver_listen=chunkserver_listen,

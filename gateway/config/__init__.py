@@ -49,6 +49,7 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "chunkserver_listen": "text",
         "threads": "integer",
         "wal_size": "size",
+        "scrub_rate": "size",
         "allow_remote": "boolean",
     },
     "mds": {
@@ -66,6 +67,8 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "memory": "size",
         "reserve": "size",
         "inflight_max": "integer",
+        "scrub_rate": "size",
+        "scrub_period": "text",
         "backend": "text",
         "allow_remote": "boolean",
     },

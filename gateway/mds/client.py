@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -339,6 +339,11 @@ class MdsClient:
 
     async def reclaim_done(self, request: cl.ReclaimDoneRequest) -> None:
         await self._cluster("ReclaimDone", request, cl.ReclaimDoneResponse)
+
+    async def start_scrub(self, chunkserver_ids: Iterable[int] = ()) -> cl.StartScrubResponse:
+        """Asks chunkservers for a pass of the scrub: all that are online if none is named."""
+        request = cl.StartScrubRequest(chunkserver_ids=chunkserver_ids)
+        return await self._cluster("StartScrub", request, cl.StartScrubResponse)
 
     async def status(self) -> cl.ClusterStatusResponse:
         return await self._cluster("Status", cl.ClusterStatusRequest(), cl.ClusterStatusResponse)

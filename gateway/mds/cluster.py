@@ -43,6 +43,7 @@ class Presence:
     capacity_bytes: int = 0
     used_bytes: int = 0
     leaders: int = 0
+    scrub: cl.ScrubReport | None = None
 
 
 @dataclass(slots=True)
@@ -209,7 +210,51 @@ def heartbeat(txn: Transaction, request: cl.HeartbeatRequest) -> cl.HeartbeatRes
         epochs=[cl.FileEpoch(file_id=e.file_id, epoch=e.epoch) for e in raised],
         reclaim=[parse(cl.ChunkId, value) for _, value in reclaim],
         epoch_revision=revision,
+        scrub_request=record.scrub_request or None,
     )
+
+
+def start_scrub(
+    txn: Transaction,
+    request: cl.StartScrubRequest,
+    liveness: Liveness,
+    *,
+    now_ms: int,
+    now_us: int,
+) -> cl.StartScrubResponse:
+    """Asks chunkservers for a pass of the scrub; they learn of it in their next heartbeat. The
+    request's number is the time, so that numbers grow even if this store is lost.
+
+    Refuses (NOT_FOUND) an unknown chunkserver, (FAILED_PRECONDITION) one that is offline or does
+    not scrub, and if there is none that does.
+    """
+    records = {record.id: record for record in chunkservers(txn)}
+    refusals = {
+        i: refusal for i in records if (refusal := _why_not_scrub(liveness, i, now_ms)) is not None
+    }
+    for chunkserver_id in request.chunkserver_ids:
+        if chunkserver_id not in records:
+            raise ClusterRefusalError("NOT_FOUND", f"there is no chunkserver {chunkserver_id}")
+        if chunkserver_id in refusals:
+            raise ClusterRefusalError("FAILED_PRECONDITION", refusals[chunkserver_id])
+    wanted = set(request.chunkserver_ids) or records.keys() - refusals.keys()
+    if not wanted:
+        why = "; ".join(refusals.values()) or "there is no chunkserver"
+        raise ClusterRefusalError("FAILED_PRECONDITION", f"nothing can be scrubbed: {why}")
+    number = max(now_us, *(record.scrub_request + 1 for record in records.values()))
+    for chunkserver_id in wanted:
+        records[chunkserver_id].scrub_request = number
+        put_record(txn, Space.CHUNKSERVERS, u32(chunkserver_id), records[chunkserver_id])
+    return cl.StartScrubResponse(request=number, chunkserver_ids=sorted(wanted))
+
+
+def _why_not_scrub(liveness: Liveness, chunkserver_id: int, now_ms: int) -> str | None:
+    if not liveness.is_reporting(chunkserver_id, now_ms):
+        return f"chunkserver {chunkserver_id} is offline"
+    scrub = liveness.seen[chunkserver_id].scrub
+    if scrub is None or scrub.rate == 0:
+        return f"the scrub of chunkserver {chunkserver_id} is off (--scrub-rate)"
+    return None
 
 
 def reclaimed(txn: Transaction, request: cl.ReclaimDoneRequest) -> None:
@@ -272,4 +317,25 @@ def status(txn: Transaction, liveness: Liveness, now_ms: int) -> cl.ClusterStatu
             line.disk_error = record.disk_error
         if presence is not None:
             line.last_heartbeat_ms_ago = max(0, now_ms - presence.seen_ms)
+            if presence.scrub is not None:
+                line.scrub.CopyFrom(presence.scrub)
+    _locate_bad_blocks(txn, response)
     return response
+
+
+def _locate_bad_blocks(txn: Transaction, response: cl.ClusterStatusResponse) -> None:
+    """Says of bad blocks in which volume they are and where in it."""
+    bad = [b for line in response.chunkservers for b in line.scrub.bad]
+    if not bad:
+        return
+    wanted = {b.chunk_id for b in bad}
+    volumes = tree.by_id(txn, {b.file_id for b in bad})
+    places: dict[int, int] = {}
+    for file_id, (_, info) in volumes.items():
+        if not info.stripeUnit:  # the blocks of a striped chunk lie all over its segment
+            places |= segments.chunk_offsets(txn, file_id, wanted)
+    for b in bad:
+        if b.file_id in volumes:
+            b.volume = volumes[b.file_id][0]
+        if b.HasField("offset") and b.chunk_id in places:
+            b.volume_offset = places[b.chunk_id] + b.offset

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gateway.mds import epochs, rules, tree
 from gateway.mds.refusal import RefusalError
@@ -143,6 +143,17 @@ def _release(txn: Transaction, file_id: int, key: bytes, segment: ns.PageFileSeg
         )
         for chunkserver in members[chunk.copysetID]:
             put_record(txn, Space.RECLAIM, reclaim_key(chunkserver, chunk.chunkID), chunk_id)
+
+
+def chunk_offsets(txn: Transaction, file_id: int, chunk_ids: Collection[int]) -> dict[int, int]:
+    """Where in the volume chunks begin, bytes; those that it does not have are left out."""
+    found = {}
+    for _, value in txn.scan(Space.SEGMENTS, u64(file_id)):
+        segment = parse(ns.PageFileSegment, value)
+        for number, chunk in enumerate(segment.chunks):
+            if chunk.chunkID in chunk_ids:
+                found[chunk.chunkID] = segment.startOffset + number * segment.chunkSize
+    return found
 
 
 def segment_key(file_id: int, offset: int) -> bytes:

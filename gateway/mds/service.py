@@ -286,6 +286,7 @@ class MetadataService:
             "RegisterChunkserver": self._register,
             "Heartbeat": self._heartbeat,
             "ReclaimDone": self._reclaim_done,
+            "StartScrub": self._start_scrub,
             "Status": self._status,
         }
         return methods_of(cl.DESCRIPTOR.services_by_name["ClusterService"], handlers.__getitem__)
@@ -421,6 +422,7 @@ class MetadataService:
             capacity_bytes=request.capacity_bytes,
             used_bytes=request.used_bytes,
             leaders=sum(1 for report in request.copysets if report.leader),
+            scrub=request.scrub if request.HasField("scrub") else None,
         )
         self._liveness.heard(request.chunkserver_id, presence)
         return Reply(response)
@@ -428,6 +430,16 @@ class MetadataService:
     async def _reclaim_done(self, request: Any, _: bytes, peer: Peer) -> Reply:
         await self._store.run(lambda txn: cluster.reclaimed(txn, request))
         return Reply(cl.ReclaimDoneResponse())
+
+    async def _start_scrub(self, request: Any, _: bytes, peer: Peer) -> Reply:
+        now_ms, now_us = self._now_ms(), self._now_us()
+        response = await self._store.run(
+            lambda txn: cluster.start_scrub(
+                txn, request, self._liveness, now_ms=now_ms, now_us=now_us
+            )
+        )
+        log.info("%s asks for a scrub of chunkservers %s", peer, list(response.chunkserver_ids))
+        return Reply(response)
 
     async def _status(self, request: Message, _: bytes, peer: Peer) -> Reply:
         clock, now_ms = self.clock(), self._now_ms()

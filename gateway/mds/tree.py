@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gateway.mds import rules
@@ -136,6 +136,17 @@ def _entries_key(folder_id: int) -> bytes:
 def children(txn: Transaction, folder_id: int) -> Iterator[ns.FileInfo]:
     for _, value in txn.scan(Space.FILES, u64(folder_id)):
         yield parse(ns.FileInfo, value)
+
+
+def by_id(txn: Transaction, file_ids: Iterable[int]) -> dict[int, tuple[str, ns.FileInfo]]:
+    """The paths and records of files, those in the recycle bin included. Reads all there are."""
+    files = {info.id: info for info in (parse(ns.FileInfo, v) for _, v in txn.scan(Space.FILES))}
+
+    def path(info: ns.FileInfo) -> str:
+        parent = files.get(info.parentId)
+        return f"{path(parent) if parent is not None else ''}/{info.fileName}"
+
+    return {i: (path(files[i]), files[i]) for i in file_ids if i in files}
 
 
 def locate(txn: Transaction, path: str, caller: Caller | None) -> Place:

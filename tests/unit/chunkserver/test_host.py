@@ -6,16 +6,47 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
 
 from gateway.chunkserver.host import Host, Settings
-from gateway.errors import CopygateError, InvalidArgumentError, UnavailableError
+from gateway.errors import BusyError, CopygateError, InvalidArgumentError, UnavailableError
 from gateway.mds.client import MdsClient
 from gateway.mds.config import MdsConfig
 from gateway.mds.server import MdsServer
 from gateway.proto import cluster_pb2
+
+
+class Scrub(NamedTuple):
+    """As the engine's."""
+
+    rate: int = 16 << 20
+    running: bool = False
+    request: int = 0
+    queued: int = 0
+    completed: int = 0
+    started_s: int = 0
+    completed_s: int = 0
+    checked: int = 0
+    skipped: int = 0
+    found: int = 0
+    bad_blocks: int = 0
+    bad_blocks_more: bool = False
+
+
+class BadBlock(NamedTuple):
+    """As the engine's."""
+
+    pool: int
+    copyset: int
+    chunk: int
+    file_id: int
+    offset: int | None
+
+
+SCRUB = Scrub()
 
 
 class Stats:
@@ -25,6 +56,7 @@ class Stats:
         self.capacity_bytes = 1 << 40
         self.free_bytes = 1 << 39
         self.disk_error = 0
+        self.scrub = SCRUB
 
 
 class Engine:
@@ -39,6 +71,8 @@ class Engine:
         self.refuses: set[int] = set()
         self.stopped = False
         self.counters = Stats()
+        self.scrubs: list[int] = []
+        self.bad: list[BadBlock] = []
 
     def add_copyset(self, pool: int, copyset: int) -> None:
         self.copysets.add((pool, copyset))
@@ -53,6 +87,12 @@ class Engine:
 
     def stats(self) -> Stats:
         return self.counters
+
+    def scrub(self, request: int) -> None:
+        self.scrubs.append(request)
+
+    def bad_blocks(self) -> list[BadBlock]:
+        return self.bad
 
     def applied(self, pool: int, copyset: int) -> int:
         return 7 if (pool, copyset) in self.copysets else -2
@@ -137,6 +177,45 @@ async def test_a_disk_error_is_reported_and_nothing_more_is_done(
         await asyncio.sleep(0.01)
     assert found is not None
     assert found.disk_error == "Input/output error"
+    await host.stop()
+
+
+async def test_a_scrub_is_asked_for_and_its_findings_are_reported(
+    mds: MdsServer, tmp_path: Path
+) -> None:
+    engine = Engine()
+    host = host_of(mds, engine, tmp_path)
+    await host.start(timeout_s=5)
+    async with MdsClient(mds.grpc_address) as client:
+        asked = await client.start_scrub()
+        assert list(asked.chunkserver_ids) == [host.id]
+        await eventually(lambda: asked.request in engine.scrubs)
+        engine.bad = [BadBlock(1, 2, 3, 4, None), BadBlock(1, 2, 3, 4, 8192)]
+        engine.counters.scrub = SCRUB._replace(completed=asked.request, bad_blocks=2)
+        for _ in range(500):
+            scrub = (await client.status()).chunkservers[0].scrub
+            if scrub.completed_request == asked.request:
+                break
+            await asyncio.sleep(0.01)
+    assert scrub.bad_blocks == 2
+    assert not scrub.bad[0].HasField("offset")
+    assert scrub.bad[1].offset == 8192
+    await host.stop()
+
+
+async def test_a_scrub_that_is_off_is_not_asked_for(mds: MdsServer, tmp_path: Path) -> None:
+    engine = Engine()
+    host = host_of(mds, engine, tmp_path)
+    await host.start(timeout_s=5)
+    async with MdsClient(mds.grpc_address) as client:
+        await client.start_scrub()
+        engine.counters.scrub = SCRUB._replace(rate=0)
+        await asyncio.sleep(0.1)
+        engine.scrubs.clear()
+        await asyncio.sleep(0.1)
+        with pytest.raises(BusyError, match="is off"):
+            await client.start_scrub()
+    assert engine.scrubs == []
     await host.stop()
 
 

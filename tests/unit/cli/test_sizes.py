@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cli.sizes import format_rate, format_size, parse_size
+from gateway.cli.sizes import format_rate, format_size, parse_period, parse_size
 from gateway.errors import InvalidArgumentError
 
 
@@ -84,3 +84,17 @@ def test_format_size(count: int, text: str) -> None:
 )
 def test_format_rate(rate: float, text: str) -> None:
     assert format_rate(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("90m", 5400), ("12h", 43200), ("7d", 604800), ("2w", 1209600)],
+)
+def test_parse_period(text: str, seconds: int) -> None:
+    assert parse_period(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "7", "0d", "-1d", "1.5h", "7 days", "11000d", "d", "7D"])
+def test_what_is_no_period_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        parse_period(text)

@@ -7,6 +7,7 @@ import pytest
 
 from gateway.errors import BusyError, ExistsError, InvalidArgumentError, NotFoundError
 from gateway.proto import cluster_pb2 as cl
+from gateway.proto import nameserver2_pb2 as ns
 
 GIB = 1 << 30
 
@@ -137,3 +138,58 @@ async def test_volumes_are_counted_without_the_deleted_ones(mds):
     status = await mds.client.status()
     assert status.volumes == 3
     assert status.version.startswith("copygate ")
+
+
+def report(**changes):
+    """A chunkserver's report of its scrub."""
+    names = cl.ScrubReport.DESCRIPTOR.fields_by_name
+    fields = {name: 0 for name in names if name != "bad"} | {"rate": 1 << 24}
+    return cl.ScrubReport(**(fields | changes))
+
+
+async def test_scrub_is_asked_of_those_that_are_there_and_repeated(mds, beat):
+    await mds.add_chunkserver(1)
+    await mds.add_chunkserver(2)
+    with pytest.raises(BusyError, match="offline"):
+        await mds.client.start_scrub()
+    assert not (await mds.client.heartbeat(beat(1, scrub=report()))).HasField("scrub_request")
+    asked = await mds.client.start_scrub()
+    assert list(asked.chunkserver_ids) == [1]
+    await mds.restart()
+    for _ in range(2):
+        answer = await mds.client.heartbeat(beat(1, scrub=report()))
+        assert answer.scrub_request == asked.request
+    assert not (await mds.client.heartbeat(beat(2, 2, scrub=report()))).HasField("scrub_request")
+    mds.clock.set_back(60)
+    again = await mds.client.start_scrub([2])
+    assert again.request > asked.request, "even if the clock is set back"
+    with pytest.raises(NotFoundError, match="no chunkserver 9"):
+        await mds.client.start_scrub([1, 9])
+    await mds.client.heartbeat(beat(1, scrub=report(rate=0)))
+    with pytest.raises(BusyError, match="chunkserver 1 is off"):
+        await mds.client.start_scrub([1])
+
+
+async def test_bad_blocks_are_named_by_volume_and_offset(mds, beat):
+    await mds.add_chunkserver()
+    await mds.client.heartbeat(beat())
+    await mds.client.create_folder("/f")
+    await mds.client.create_volume("/f/v", 2 * GIB)
+    volume = await mds.client.info("/f/v")
+    request = ns.GetOrAllocateSegmentRequest(fileName="/f/v", offset=GIB, allocateIfNotExist=True)
+    segment = await mds.call(request, ns.GetOrAllocateSegmentResponse)
+    chunks = segment.pageFileSegment.chunks
+    where = {"logical_pool_id": 1, "copyset_id": chunks[5].copysetID, "chunk_id": chunks[5].chunkID}
+    bad = [
+        cl.BadBlock(**where, file_id=volume.id, offset=8192),
+        cl.BadBlock(**where, file_id=volume.id),
+        cl.BadBlock(**(where | {"chunk_id": 99999}), file_id=99999, offset=0),
+    ]
+    await mds.client.heartbeat(beat(scrub=report(bad_blocks=3, bad=bad)))
+    [server] = (await mds.client.status()).chunkservers
+    first, second, third = server.scrub.bad
+    assert (first.volume, first.volume_offset) == ("/f/v", GIB + 5 * (16 << 20) + 8192)
+    assert second.volume == "/f/v"
+    assert not second.HasField("volume_offset")
+    assert not third.HasField("volume")
+    assert not third.HasField("volume_offset")
