@@ -217,14 +217,50 @@ static void run_seed(uint64_t seed) {
     free(model);
 }
 
+// Killed when every segment of the log was needed, on a disk that others have filled up since.
+static void start_without_a_spare_segment(void) {
+    struct storemodel *model = malloc(sizeof(*model));
+    struct simdisk_options disk = {.seed = 1, .capacity_bytes = 24U << 20};
+    struct cg_store_options options = {
+        .wal_bytes = 8U << 20, .wal_segment_bytes = 2U << 20, .reserve_bytes = 8U << 20};
+    storemodel_init(model, &disk, &options);
+    must_open(model);
+    while (model->acknowledged < 10) {
+        storemodel_mutate(model);
+        storemodel_run(model, 100);
+    }
+    storemodel_kill(model);
+    const struct cg_disk_ops *ops = simdisk_disk(model->sim)->ops;
+    for (unsigned slot = 1; slot < 8; slot++) {
+        char name[32];
+        snprintf(name, sizeof(name), "wal/segment-%06u", slot);
+        (void)ops->unlink(simdisk_disk(model->sim), name); // prepared ahead, if it is there
+    }
+    storemodel_crowd(model);
+    model->full_disk = true;
+    must_open(model);
+    storemodel_check(model);
+    storemodel_retry(model);
+    storemodel_drain(model);
+    give_space(model);
+    write_again(model);
+    storemodel_check(model);
+    storemodel_close(model);
+    storemodel_destroy(model);
+    free(model);
+}
+
 static void print_line(void *context, enum cg_log_level level, const char *line) {
     (void)context;
     fprintf(stderr, "  %d: %s\n", (int)level, line);
 }
 
-static bool run_batch(uint64_t from, uint64_t to) {
+static bool run_batch(uint64_t from, uint64_t to, bool first) {
     pid_t child = fork();
     if (child == 0) {
+        if (first) {
+            start_without_a_spare_segment();
+        }
         for (uint64_t seed = from; seed < to; seed++) {
             run_seed(seed);
         }
@@ -246,7 +282,7 @@ int main(int argc, char **argv) {
     }
     for (uint64_t seed = first; seed < first + seeds; seed += BATCH) {
         uint64_t end = seed + BATCH < first + seeds ? seed + BATCH : first + seeds;
-        if (!run_batch(seed, end)) {
+        if (!run_batch(seed, end, seed == first)) {
             return 1;
         }
     }
