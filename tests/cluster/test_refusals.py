@@ -254,6 +254,8 @@ def _nbdkit_command(daemon: Daemon) -> list[str]:
     try:
         # The command binds the socket before it becomes nbdkit.
         wait_until(lambda: (process / "comm").read_text() == "nbdkit\n", 10, "nbdkit")
+        # exec changes the name first and the arguments a moment later.
+        wait_until(lambda: bool((process / "cmdline").read_bytes()), 10, "nbdkit's arguments")
         raw = (process / "cmdline").read_bytes()
     finally:
         daemon.stop()
