@@ -56,8 +56,8 @@ void raft_heard_leader(struct cg_raft *raft, uint64_t leader) {
 
 // True while this server may not help to depose a leader [4.2.3].
 static bool leader_alive(const struct cg_raft *raft) {
-    if (raft->role == CG_RAFT_LEADER) {
-        return true;
+    if (raft->role == CG_RAFT_LEADER || raft->quiet) {
+        return true; // quiet: whoever belongs to the group has woken it by its question
     }
     return raft->heard_any && raft->now_ns - raft->heard_ns < raft->options.election_timeout_ns;
 }

@@ -260,8 +260,12 @@ static int dispatch(struct cg_raft *raft, const struct cg_raft_message *message)
     return 0;
 }
 
-// Answers to the last heartbeats of a leader that falls quiet are no news.
-static bool disturbs(const struct cg_raft *raft, const struct cg_raft_message *message) {
+// Answers to the last heartbeats of a leader that falls quiet are no news, nor is a removed server
+// that asks whether it might campaign.
+static bool disturbs(struct cg_raft *raft, const struct cg_raft_message *message) {
+    if (message->type == CG_RAFT_VOTE && message->pre_vote) {
+        return raft_peer(raft, message->from) != NULL;
+    }
     return raft->role != CG_RAFT_LEADER || message->term != raft->term || message->rejected ||
            (message->type != CG_RAFT_HEARTBEAT_REPLY && message->type != CG_RAFT_APPEND_REPLY);
 }

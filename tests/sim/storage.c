@@ -65,7 +65,7 @@ void sim_storage_recycle(struct sim *sim, struct sim_node *node, uint64_t index)
     // All up to the last one at or below `index`: what lies before it with a higher index is void.
     // A log that others share often keeps more.
     uint32_t end = node->disk.durable;
-    while (end > 0 && (node->disk.record[end - 1].kind == SIM_RECORD_STATE ||
+    while (end > 0 && (node->disk.record[end - 1].kind != SIM_RECORD_ENTRY ||
                        node->disk.record[end - 1].index > index)) {
         end--;
     }
