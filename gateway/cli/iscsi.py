@@ -8,8 +8,6 @@ import contextlib
 import logging
 import os
 import socket
-import stat
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.app import SIZE, App, pass_app, setup_log, table, volume_path
-from gateway.cli.cluster import Cluster, connect
+from gateway.cli.cluster import connect
+from gateway.cli.iscsi_list import describe, show
 from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
 from gateway.cli.sizes import format_size
 from gateway.errors import (
-    BusyError,
-    ConfigError,
     CopygateError,
     InvalidArgumentError,
     NotFoundError,
@@ -30,74 +27,14 @@ from gateway.errors import (
 )
 
 if TYPE_CHECKING:
-    from gateway.iscsi.plan import Account
     from gateway.iscsi.records import Access
-    from gateway.proto.export_pb2 import ExportEntry
 
 log = logging.getLogger("gateway.iscsi")
-
-# Somebody else may change a record between our look and our change.
-CHANGE_TRIES = 5
-UNKNOWN_ELSEWHERE = "not known here"
 
 
 def default_gateway() -> str:
     """The name of this machine's gateway."""
     return socket.gethostname()
-
-
-def read_secret(path: Path | None, option: str) -> bytes | None:
-    """A secret from the first line of a file; '-' is standard input."""
-    if path is None:
-        return None
-    try:
-        if str(path) == "-":
-            data = sys.stdin.buffer.readline()
-        else:
-            data = path.read_bytes()
-            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                log.warning("%s: others may read %s; better: chmod 600", option, path)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the secret of {option}: {error.strerror}", context={"file": path}
-        ) from error
-    return data.split(b"\n", 1)[0].rstrip(b"\r")
-
-
-def account(user: str | None, path: Path | None, option: str) -> Account | None:
-    """A CHAP account from its two options, which go together."""
-    from gateway.iscsi import rules  # noqa: PLC0415
-    from gateway.iscsi.plan import Account  # noqa: PLC0415
-
-    if (user is None) != (path is None):
-        raise InvalidArgumentError(
-            f"{option} and {option}-secret-file go together",
-            hint="the secret comes from a file of 12 to 16 characters, never from the command line",
-        )
-    secret = read_secret(path, option)
-    if user is None or secret is None:
-        return None
-    rules.check_user(user, option)
-    return Account(user, rules.check_secret(secret, option).decode())
-
-
-def access_of(app: App, gateway: str) -> Access:
-    """How the gateway's modules reach the store."""
-    from gateway.iscsi import records, rules  # noqa: PLC0415
-
-    password = app.root_password_file
-    path = str(password.absolute()) if password is not None else None
-    for name, text in (("--mds", app.mds), ("--owner", app.owner), ("the password file", path)):
-        if text is not None and any(bad in text.replace(",", "") for bad in records.SEPARATORS):
-            raise InvalidArgumentError(f"{name} has a ';' or '|'", context={name: text})
-    if path is not None and "," in path:
-        raise InvalidArgumentError("the password file has a comma in its name")
-    if app.owner == "root" and path is None:
-        raise ConfigError(
-            "the owner root needs --root-password-file",
-            hint="tgtd's module reads it: the environment is not passed on",
-        )
-    return records.Access(rules.check_gateway(gateway), app.mds, app.owner, path)
 
 
 @click.group()
@@ -184,6 +121,7 @@ def export(
     What is given is so afterwards, what is not given stays: the same command again changes nothing.
     Another gateway for the same target: --gateway and --portal. `--acl any` takes the list back.
     """
+    from gateway.cli.iscsi_change import account, put_change  # noqa: PLC0415 - brings protobuf
     from gateway.iscsi.records import Change  # noqa: PLC0415
 
     if no_chap and (chap or mutual_chap):
@@ -211,29 +149,6 @@ def export(
     result |= _settle(run_dir, name, change.gateway, revision)
     app.emit(result, lambda: _tell_export(result))
     return 1 if result["reason"] else 0
-
-
-def put_change(cluster: Cluster, change: Any) -> tuple[str, int, bool]:
-    """Records a change; returns the target's name, the revision, and whether anything changed."""
-    from gateway.iscsi import records  # noqa: PLC0415
-
-    for attempt in range(CHANGE_TRIES):
-        revision, entries = cluster.exports()
-        shown = [entry.record for entry in entries]
-        chosen = records.choose(shown, change)
-        known = next((entry for entry in entries if entry.record.iqn == chosen.iqn), None)
-        full = cluster.export(chosen.iqn) if known is not None else None
-        record = full.record if full is not None else chosen
-        others = [other for other in shown if other.iqn != record.iqn]
-        new = records.changed(record, change, others)
-        if full is not None and new == record:
-            return record.iqn, revision, False
-        try:
-            return record.iqn, cluster.put_export(new, full.revision if full else 0), True
-        except BusyError:
-            if attempt + 1 == CHANGE_TRIES:
-                raise
-    raise AssertionError("the loop returns or raises")
 
 
 def _settle(run_dir: Path | None, iqn: str, gateway: str, revision: int) -> dict[str, Any]:
@@ -284,6 +199,8 @@ def unexport(app: App, volume: str, *, gateway: str | None, run_dir: Path | None
 
     A volume that is not exported is no error.
     """
+    from gateway.cli.iscsi_change import remove_export  # noqa: PLC0415
+
     path = volume_path(volume)
     with connect(app) as cluster:
         removed, revision = remove_export(cluster, path, gateway)
@@ -296,29 +213,6 @@ def unexport(app: App, volume: str, *, gateway: str | None, run_dir: Path | None
             f"{path} is not exported any more" if removed else f"{path} is not exported"
         ),
     )
-
-
-def remove_export(cluster: Cluster, path: str, gateway: str | None) -> tuple[str | None, int]:
-    """Takes an export back; returns its target's name, None if there was none."""
-    from gateway.iscsi import records  # noqa: PLC0415
-
-    for attempt in range(CHANGE_TRIES):
-        revision, entries = cluster.exports()
-        known = records.find((entry.record for entry in entries), path)
-        if known is None:
-            return None, revision
-        try:
-            full = cluster.export(known.iqn)
-            left = records.without(full.record, path, gateway)
-            if left is None:
-                cluster.delete_export(known.iqn, full.revision)
-            else:
-                cluster.put_export(left, full.revision)
-            return known.iqn, cluster.exports()[0]
-        except BusyError:
-            if attempt + 1 == CHANGE_TRIES:
-                raise
-    raise AssertionError("the loop returns or raises")
 
 
 @iscsi.command("list")
@@ -334,100 +228,9 @@ def list_exports(app: App, *, run_dir: Path | None) -> None:
         here = None
     with connect(app) as cluster:
         _, entries = cluster.exports()
-        exports = [_describe(cluster, entry, here) for entry in entries]
+        exports = [describe(cluster, entry, here) for entry in entries]
     data = {"gateway": here["gateway"] if here else None, "exports": exports}
-    app.emit(data, lambda: _show_exports(exports, here))
-
-
-def _describe(cluster: Cluster, entry: ExportEntry, here: dict[str, Any] | None) -> dict[str, Any]:
-    record = entry.record
-    served = {t["iqn"]: t for t in here["targets"]} if here else {}
-    gateways = []
-    for gateway in record.gateways:
-        state: dict[str, Any] = {"state": UNKNOWN_ELSEWHERE, "reason": None, "sessions": None}
-        target = served.get(record.iqn)
-        if here is not None and gateway.gateway == here["gateway"] and target is not None:
-            state["state"] = "serving" if target["serving"] else "not served"
-            state["reason"] = target["reason"]
-            found = target["sessions"]
-            state["sessions"] = None if found is None else len({c["session"] for c in found})
-        gateways.append(
-            {
-                "gateway": gateway.gateway,
-                "group": gateway.group,
-                "portals": list(gateway.portals),
-                **state,
-            }
-        )
-    return {
-        "iqn": record.iqn,
-        "owner": entry.owner,
-        "luns": [_describe_lun(cluster, lun) for lun in record.luns],
-        "gateways": gateways,
-        "acl": list(record.acl),
-        "chap_user": record.chap_user or None,
-        "mutual_user": record.mutual_user or None,
-        "anyone": record.anyone,
-    }
-
-
-def _describe_lun(cluster: Cluster, lun: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "lun": lun.lun,
-        "volume": lun.volume,
-        "block_size": lun.block_size or 512,
-        "read_only": lun.read_only,
-        "size": None,
-        "active_gateway": None,
-        "taken_over": False,
-        "problem": None,
-    }
-    try:
-        volume = cluster.get(lun.volume)
-        found["size"] = volume.size
-        found["active_gateway"], epoch = cluster.active_gateway(lun.volume)
-        # Who opens a volume for writing raises its epoch; a gateway that does says so.
-        found["taken_over"] = found["active_gateway"] is not None and volume.epoch > epoch
-    except NotFoundError:
-        found["problem"] = "the volume does not exist"
-    except CopygateError as error:
-        found["problem"] = str(error)
-    return found
-
-
-def _show_exports(exports: Sequence[dict[str, Any]], here: dict[str, Any] | None) -> None:
-    rows = []
-    for item in exports:
-        who = item["chap_user"] and f"CHAP {item['chap_user']}"
-        who = ", ".join(filter(None, [who, f"{len(item['acl'])} names" if item["acl"] else None]))
-        for lun in item["luns"]:
-            size = format_size(lun["size"]) if lun["size"] is not None else lun["problem"]
-            for gateway in item["gateways"]:
-                state = gateway["state"]
-                if gateway["sessions"]:
-                    state += f", {gateway['sessions']} sessions"
-                if gateway["reason"]:
-                    state += f": {gateway['reason']}"
-                elif lun["taken_over"]:
-                    state += "; TAKEN OVER by another client (copygate iscsi take)"
-                elif lun["active_gateway"] not in (None, gateway["gateway"]):
-                    state += ", standby"
-                where = ", ".join(gateway["portals"])
-                rows.append(
-                    (lun["volume"], lun["lun"], size, item["iqn"], gateway["gateway"], where,
-                     who or "anyone", state)
-                )  # fmt: skip
-    table(
-        ("volume", ">LUN", ">size", "target", "gateway", "portals", "who", "state"),
-        rows,
-        "nothing is exported: copygate iscsi export VOLUME",
-    )
-    if here is None:
-        click.echo(
-            "No gateway runs here (copygate iscsi serve): how exports are served is unknown."
-        )
-    elif not here["mds"]["reachable"]:
-        click.echo(f"The gateway here cannot reach the MDS: {here['mds']['problem']}")
+    app.emit(data, lambda: show(exports, here))
 
 
 @iscsi.command("sessions")
@@ -519,6 +322,7 @@ def serve(app: App, *, gateway: str | None, run_dir: Path | None) -> None:
     Each target is a tgtd of its own, started again if it dies. Changes of the records are taken
     over while it runs. An MDS that is away is waited for.
     """
+    from gateway.cli.iscsi_change import access_of  # noqa: PLC0415
     from gateway.iscsi import control  # noqa: PLC0415
     from gateway.iscsi.target import find_module, find_tgtd  # noqa: PLC0415
 

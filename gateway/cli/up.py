@@ -158,11 +158,11 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
 
 async def _serve_iscsi(app: App, plan: Plan, stack: contextlib.AsyncExitStack) -> dict[str, Any]:
     """Records an export of each volume and runs the gateway; returns volume -> how it is served."""
-    from gateway.cli import iscsi  # noqa: PLC0415
+    from gateway.cli import iscsi, iscsi_change  # noqa: PLC0415
     from gateway.iscsi import control  # noqa: PLC0415
 
     assert plan.iscsi is not None  # noqa: S101 - the caller asked
-    access = iscsi.access_of(app, iscsi.default_gateway())
+    access = iscsi_change.access_of(app, iscsi.default_gateway())
     names = [volume_path(name) for name, _ in plan.volumes]
     revision = await asyncio.to_thread(_record_exports, app, plan, names, access.gateway)
     folder = plan.run_folder or control.default_folder()
@@ -188,7 +188,7 @@ async def _serve_iscsi(app: App, plan: Plan, stack: contextlib.AsyncExitStack) -
 
 def _record_exports(app: App, plan: Plan, names: list[str], gateway: str) -> int:
     from gateway.cli.cluster import connect  # noqa: PLC0415
-    from gateway.cli.iscsi import put_change  # noqa: PLC0415
+    from gateway.cli.iscsi_change import put_change  # noqa: PLC0415
     from gateway.iscsi import rules  # noqa: PLC0415
     from gateway.iscsi.records import Change  # noqa: PLC0415
 

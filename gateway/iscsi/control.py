@@ -76,10 +76,12 @@ async def serve(folder: Path, answer: Answer) -> asyncio.Server:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = json.loads(await reader.readline())
+            if not isinstance(request, dict):
+                raise ValueError("it is not an object")
             reply = await answer(request)
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
-        except (ValueError, OSError, KeyError, TypeError) as error:
+        except (ValueError, OSError, KeyError, RecursionError) as error:
             log.warning("a request of another program failed: %s", error)
         finally:
             writer.close()
