@@ -150,3 +150,119 @@ def test_file_systems_live_through_a_restart_of_tgtd_and_sg3_utils_show_what_the
     assert "iqn.2026-11.net.copygate:guest" in shown["status"]
     assert "0xc0ffee" not in shown["cleared"]
     assert shown["errors"] == "err= 0 err= 0"
+
+
+_MULTIPATH = """
+modprobe dm_multipath
+modprobe scsi_dh_alua
+cat > /etc/multipath.conf <<END
+defaults {
+    find_multipaths no
+    user_friendly_names yes
+    polling_interval 1
+    max_polling_interval 2
+}
+devices {
+    device {
+        vendor "COPYGATE"
+        product "VOLUME"
+        path_grouping_policy failover
+        prio alua
+        hardware_handler "1 alua"
+        path_checker tur
+        failback manual
+        no_path_retry queue
+    }
+}
+END
+timeouts="node.session.timeo.replacement_timeout 4"
+node PORT-A 1 $timeouts
+node PORT-B 1 $timeouts
+login PORT-A
+login PORT-B
+first=$(disk PORT-A 1)
+second=$(disk PORT-B 1)
+cmp <(sg_vpd -p sn $first) <(sg_vpd -p sn $second)
+multipathd -d > /tmp/multipathd.log 2>&1 & daemon=$!
+map=
+for _ in $(seq 100); do
+    map=$(multipathd show maps raw format %n 2>/dev/null | head -n 1) || true
+    [ -n "$map" ] && [ -b /dev/mapper/$map ] && break
+    sleep 0.2
+done
+[ -b /dev/mapper/$map ] || { cat /tmp/multipathd.log; exit 1; }
+states() { multipathd show paths raw format '%d %o %t %T %p' | sort | tr '\\n' ';'; }
+# Waits for a path to have a checker's state and a priority.
+settle() {
+    for _ in $(seq 150); do
+        multipathd show paths raw format '%d %T %p' | grep -qE "^${1#/dev/} +$2 +$3\\$" && return 0
+        sleep 0.2
+    done
+    echo "path $1 is not $2 with priority $3: $(states)"
+    tail -n 20 /tmp/multipathd.log
+    return 1
+}
+settle $first ready 50
+settle $second ghost 1
+show before "$(states)"
+modprobe ext4
+mkfs.ext4 -q -F /dev/mapper/$map
+mkdir -p /tmp/disk
+mount /dev/mapper/$map /tmp/disk
+load multi /tmp/disk 16M 16 & job=$!
+sleep 4
+host kill
+settle $second ready 50
+show after "$(states)"
+wait $job
+show errors "$(grep -ohE 'err= *[0-9]+' /tmp/fio-*.log | tr '\\n' ' ')"
+host start
+settle $first ghost 1
+show back "$(states)"
+umount /tmp/disk
+e2fsck -fn /dev/mapper/$map
+kill $daemon
+wait $daemon || true
+"""
+
+
+def test_multipath_fails_over_to_the_second_gateway_without_an_io_error(
+    stack_factory: Callable[..., Stack], tmp_path: Path
+) -> None:
+    """Two gateways; the active one dies under verified load; it comes back as the standby."""
+    _skip_without_guest()
+    stack = stack_factory()
+    stack.create_volume("disk", "384M")
+
+    def gateway(name: str, group: int, *, standby: bool) -> Target:
+        options = {"gateway": name, "group": str(group)}
+        if standby:
+            options["standby"] = "yes"
+        lun = Lun("disk", options=options)
+        return Target(stack.folder, [lun], mds=stack.mds_address, label=f"tgtd-{name}")
+
+    first, second = gateway("a", 1, standby=False), gateway("b", 2, standby=True)
+    # It comes back as what a gateway does that finds the volume taken.
+    replacement = gateway("a", 1, standby=True)
+    replacement.ports, replacement.daemon.argv = first.ports, first.daemon.argv
+    script = _MULTIPATH.replace("PORT-A", str(first.ports[0]))
+    script = script.replace("PORT-B", str(second.ports[0]))
+    try:
+        first.start()
+        second.start()
+        output = vm.run_guest(
+            iscsi_guest.prelude(first.name) + _LOAD + script,
+            tmp_path,
+            actions={"kill": first.kill, "start": replacement.start},
+            timeout=300,
+        )
+    finally:
+        for target in (first, second, replacement):
+            target.close()
+    shown = _shown(output)
+    assert shown["errors"] == "err= 0"
+    assert "ready 50" in shown["before"]
+    assert "ghost 1" in shown["before"]
+    # The volume stays where it went.
+    assert "ghost 1" in shown["back"]
+    assert "ready 50" in shown["back"]
