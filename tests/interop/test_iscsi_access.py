@@ -2,9 +2,9 @@
 """Who may log in: CHAP in one and in both directions, access by initiator name."""
 
 import pytest
-from conftest import Targets
 from support import scsi
 from support.iscsi import Target
+from support.iscsi_targets import Targets
 from support.libiscsi import IscsiError, Session
 
 USER, SECRET = "initiator", "one-way-secret"

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Targets
 from support import conformance
 from support.conformance import FAILED, HUNG, PASSED, SKIPPED, Result
 from support.iscsi import Lun, Target
+from support.iscsi_targets import Targets
 from support.tools import ROOT
 
 LIMIT = 180  # seconds for a suite; most take less than one

@@ -4,9 +4,9 @@
 import random
 
 import pytest
-from conftest import Targets
 from support import scsi
 from support.iscsi import Lun, Target
+from support.iscsi_targets import Targets
 from support.libiscsi import Answer, Command, Session
 
 BLOCK = 512

@@ -6,9 +6,9 @@ is real sessions and processes.
 """
 
 import pytest
-from conftest import Targets
 from support import scsi
 from support.iscsi import Target, login_again
+from support.iscsi_targets import Targets
 from support.libiscsi import INITIATOR, Session
 from support.process import wait_until
 

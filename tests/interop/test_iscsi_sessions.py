@@ -5,9 +5,9 @@ import random
 import time
 
 import pytest
-from conftest import Targets
 from support import scsi
 from support.iscsi import Target
+from support.iscsi_targets import Targets
 from support.libiscsi import (
     ABORT_TASK,
     INITIATOR,

@@ -12,9 +12,9 @@ import struct
 import uuid
 
 import pytest
-from conftest import Targets
 from support import scsi
 from support.iscsi import Target
+from support.iscsi_targets import Targets
 from support.libiscsi import Session
 
 NODES = ("iqn.1991-05.com.microsoft:node1", "iqn.1991-05.com.microsoft:node2")
