@@ -50,14 +50,15 @@ cat /tmp/a /tmp/b > /tmp/a-b
 swap() { sg_compare_and_write --in=/tmp/$1 --lba=100 --num=1 --xferlen=1024 $sg; }
 swap zero-a
 swap a-b
-cmp <(sg_dd if=$sg bs=512 skip=100 count=1 2>/dev/null) /tmp/b
+# By SCSI commands, not through the guest's page cache, which knows nothing of sg_unmap.
+cmp <(sg_dd blk_sgio=1 if=$sg bs=512 skip=100 count=1 2>/dev/null) /tmp/b
 if swap a-b; then
     echo "a miscompare was not reported"; exit 1
 else
     show miscompare $?
 fi
 sg_unmap --lba=96 --num=16 --force $sg
-cmp <(sg_dd if=$sg bs=512 skip=96 count=16 2>/dev/null) <(head -c 8192 /dev/zero)
+cmp <(sg_dd blk_sgio=1 if=$sg bs=512 skip=96 count=16 2>/dev/null) <(head -c 8192 /dev/zero)
 sg_persist --out --register --param-sark=0xc0ffee $sg >/dev/null
 sg_persist --out --reserve --param-rk=0xc0ffee --prout-type=5 $sg >/dev/null
 show keys "$(sg_persist --in --read-keys $sg | tr '\\n' ' ')"
