@@ -23,6 +23,7 @@
 #define ASKS_MAX       32U // questions without an answer, per door
 #define KNOCK_EVERY_NS CG_NS_PER_S
 #define CHUNKS_MAX     4096U
+#define WAYS           4U // chunks of a set of the table
 
 struct local_map {
     const struct cg_local_header *header;
@@ -32,8 +33,8 @@ struct local_map {
     unsigned retired_phase;
 };
 
-// One open chunk file. Lives in a table that is indexed by a hash of its key and replaced, never
-// chained: a collision costs requests, not correctness.
+// One open chunk file. Lives in a set-associative table: its key says in which WAYS places it may
+// be. Where they are all taken it replaces another one, which costs requests, not correctness.
 struct local_chunk {
     uint64_t key;
     uint64_t chunk_id;
@@ -70,8 +71,9 @@ struct cg_local_door {
 struct cg_local_reader {
     struct cg_reactor *reactor;
     uint32_t chunk_blocks;
-    unsigned table_mask;
-    struct local_chunk *_Atomic *table;
+    unsigned set_bits;
+    unsigned victim;                    // counts replacements
+    struct local_chunk *_Atomic *table; // (1 << set_bits) sets of WAYS
     struct cg_list doors;
     // Readers announce themselves in the counter of the current phase; what was taken out of the
     // table is freed when both counters have been seen empty since.
@@ -83,8 +85,28 @@ struct cg_local_reader {
     struct cg_timer timer; // knocks again; frees what was retired
 };
 
-static unsigned table_index(const struct cg_local_reader *reader, uint64_t key) {
-    return (unsigned)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32) & reader->table_mask;
+static unsigned table_size(const struct cg_local_reader *reader) {
+    return WAYS << reader->set_bits;
+}
+
+// The first place of the key's set. The product's highest bits spread neighbours evenly (Knuth, The
+// Art of Computer Programming, volume 3, section 6.4).
+static unsigned set_of(const struct cg_local_reader *reader, uint64_t key) {
+    return WAYS * (unsigned)((key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - reader->set_bits));
+}
+
+// The chunk with `key`, and where it is; NULL if it is not there.
+static struct local_chunk *find(const struct cg_local_reader *reader, uint64_t key,
+                                unsigned *place) {
+    unsigned first = set_of(reader, key);
+    for (unsigned i = first; i < first + WAYS; i++) {
+        struct local_chunk *chunk = atomic_load(&reader->table[i]);
+        if (chunk != NULL && chunk->key == key) {
+            *place = i;
+            return chunk;
+        }
+    }
+    return NULL;
 }
 
 // ---- Reading, any thread
@@ -150,9 +172,10 @@ int cg_local_try(struct cg_local_reader *reader, uint64_t key, void *data, uint3
     }
     unsigned phase = atomic_load(&reader->phase) & 1;
     atomic_fetch_add(&reader->readers[phase], 1);
-    struct local_chunk *chunk = atomic_load(&reader->table[table_index(reader, key)]);
+    unsigned place;
+    struct local_chunk *chunk = find(reader, key, &place);
     int result = -EAGAIN;
-    if (!atomic_load(&reader->closing) && chunk != NULL && chunk->key == key) {
+    if (!atomic_load(&reader->closing) && chunk != NULL) {
         result = read_and_check(chunk, data, offset, length);
     }
     atomic_fetch_sub(&reader->readers[phase], 1);
@@ -185,8 +208,8 @@ static void arm_timer(struct cg_local_reader *reader) {
     }
 }
 
-static void retire_chunk(struct cg_local_reader *reader, unsigned index) {
-    struct local_chunk *chunk = atomic_exchange(&reader->table[index], NULL);
+static void retire_chunk(struct cg_local_reader *reader, unsigned place) {
+    struct local_chunk *chunk = atomic_exchange(&reader->table[place], NULL);
     if (chunk != NULL) {
         chunk->retired_phase = atomic_load(&reader->phase);
         chunk->next_retired = reader->retired_chunks;
@@ -279,6 +302,22 @@ static void install_map(struct cg_local_door *door, int header_fd, int slots_fd)
     atomic_store(&door->map, map);
 }
 
+// Where a chunk with `key` is to go: a key is in the table once at most.
+static unsigned place_for(struct cg_local_reader *reader, uint64_t key) {
+    unsigned place;
+    if (find(reader, key, &place) != NULL) {
+        return place;
+    }
+    unsigned first = set_of(reader, key);
+    for (unsigned i = first; i < first + WAYS; i++) {
+        const struct local_chunk *chunk = atomic_load(&reader->table[i]);
+        if (chunk == NULL || atomic_load(&chunk->stale)) {
+            return i;
+        }
+    }
+    return first + reader->victim++ % WAYS;
+}
+
 static void install_chunk(struct cg_local_door *door, const struct question *question,
                           uint32_t slot, int fd) {
     struct cg_local_reader *reader = door->reader;
@@ -296,9 +335,9 @@ static void install_chunk(struct cg_local_door *door, const struct question *que
     chunk->map = map;
     chunk->slot = &map->slots[slot];
     chunk->fd = fd;
-    unsigned index = table_index(reader, chunk->key);
-    retire_chunk(reader, index);
-    atomic_store(&reader->table[index], chunk);
+    unsigned place = place_for(reader, chunk->key);
+    retire_chunk(reader, place);
+    atomic_store(&reader->table[place], chunk);
 }
 
 // Uses the descriptors that came along; those left in `fds` (not -1) are closed by the caller.
@@ -415,20 +454,20 @@ int cg_local_reader_create(struct cg_reactor *reactor, uint32_t chunk_blocks, un
     if (chunks_max == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
         chunks_max = limit.rlim_cur / 4 < CHUNKS_MAX ? (unsigned)(limit.rlim_cur / 4) : CHUNKS_MAX;
     }
-    unsigned size = 16;
-    while (size * 2 <= chunks_max) {
-        size *= 2;
+    unsigned set_bits = 2;
+    while (WAYS << (set_bits + 1) <= chunks_max) {
+        set_bits++;
     }
     struct cg_local_reader *reader = calloc(1, sizeof(*reader));
     if (reader == NULL) {
         return -ENOMEM;
     }
-    reader->table = calloc(size, sizeof(*reader->table));
+    reader->set_bits = set_bits;
+    reader->table = calloc(table_size(reader), sizeof(*reader->table));
     if (reader->table == NULL) {
         free(reader);
         return -ENOMEM;
     }
-    reader->table_mask = size - 1;
     reader->reactor = reactor;
     reader->chunk_blocks = chunk_blocks;
     reader->timer.fire = timer_fired;
@@ -475,7 +514,7 @@ void cg_local_door_reset(struct cg_local_door *door) {
         map->next_retired = reader->retired_maps;
         reader->retired_maps = map;
     }
-    for (unsigned i = 0; i <= reader->table_mask; i++) {
+    for (unsigned i = 0; i < table_size(reader); i++) {
         const struct local_chunk *chunk = atomic_load(&reader->table[i]);
         if (chunk != NULL && chunk->door == door) {
             retire_chunk(reader, i);
@@ -528,9 +567,9 @@ void cg_local_want(struct cg_local_door *door, uint64_t key, uint32_t pool, uint
     if (atomic_load(&door->map) == NULL) {
         return;
     }
-    const struct local_chunk *chunk =
-        atomic_load(&door->reader->table[table_index(door->reader, key)]);
-    if (chunk != NULL && chunk->key == key && chunk->chunk_id == chunk_id && chunk->door == door &&
+    unsigned place;
+    const struct local_chunk *chunk = find(door->reader, key, &place);
+    if (chunk != NULL && chunk->chunk_id == chunk_id && chunk->door == door &&
         !atomic_load(&chunk->stale)) {
         return;
     }
@@ -545,10 +584,9 @@ void cg_local_want(struct cg_local_door *door, uint64_t key, uint32_t pool, uint
 }
 
 void cg_local_forget(struct cg_local_reader *reader, uint64_t key) {
-    unsigned index = table_index(reader, key);
-    const struct local_chunk *chunk = atomic_load(&reader->table[index]);
-    if (chunk != NULL && chunk->key == key) {
-        retire_chunk(reader, index);
+    unsigned place;
+    if (find(reader, key, &place) != NULL) {
+        retire_chunk(reader, place);
     }
     CG_LIST_FOREACH (node, &reader->doors) {
         struct cg_local_door *door = CG_CONTAINER_OF(node, struct cg_local_door, node);

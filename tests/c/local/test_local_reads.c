@@ -189,6 +189,31 @@ static void a_raised_epoch_stops_reads_until_a_request_is_accepted(void **state)
     assert_int_equal(try_read(store, data, 0, 1), 0);
 }
 
+// A volume's chunks are numbered one after the other: they may not push each other out while half
+// of the table is free.
+static void neighbours_do_not_push_each_other_out(void **state) {
+    enum { CHUNKS_MAX = 256, CHUNKS = CHUNKS_MAX / 2 };
+    struct store *store = *state;
+    struct cg_local_reader *reader;
+    assert_int_equal(cg_local_reader_create(store->reactor, BLOCKS, CHUNKS_MAX, &reader), 0);
+    struct cg_local_door *door = cg_local_door_get(reader, store->address);
+    assert_non_null(door);
+    spin(store, 5);
+    cg_local_door_accepted(door, cg_local_door_generation(door));
+    uint8_t data[BLOCK];
+    put(store, 0, 7);
+    for (uint64_t key = 0; key < CHUNKS; key++) {
+        cg_local_want(door, key, POOL, COPYSET, CHUNK);
+        for (unsigned i = 0; i < 1000 && cg_local_try(reader, key, data, 0, BLOCK) != 0; i++) {
+            assert_true(cg_reactor_wait(store->reactor, CG_NS_PER_MS) >= 0);
+        }
+    }
+    for (uint64_t key = 0; key < CHUNKS; key++) {
+        assert_int_equal(cg_local_try(reader, key, data, 0, BLOCK), 0);
+    }
+    cg_local_reader_destroy(reader);
+}
+
 static void the_lease_of_the_leader_ends_reads(void **state) {
     struct store *store = *state;
     uint8_t data[BLOCK];
@@ -332,6 +357,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(refuses_rotten_data, setup, teardown),
         cmocka_unit_test_setup_teardown(a_raised_epoch_stops_reads_until_a_request_is_accepted,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(neighbours_do_not_push_each_other_out, setup, teardown),
         cmocka_unit_test_setup_teardown(the_lease_of_the_leader_ends_reads, setup, teardown),
         cmocka_unit_test_setup_teardown(a_slot_with_another_chunk_is_noticed_and_asked_for_again,
                                         setup, teardown),
