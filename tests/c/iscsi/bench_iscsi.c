@@ -5,6 +5,7 @@
 //
 // Usage: bench_iscsi read|write random|sequential BLOCK DEPTH SPAN SECONDS URL...
 //   BLOCK, SPAN: bytes; DEPTH: commands in flight per session
+//   SECONDS: or "once": each block of SPAN once, in order
 //   URL: iscsi://HOST:PORT/IQN/LUN
 #include <errno.h>
 #include <inttypes.h>
@@ -47,6 +48,7 @@ struct session {
 
 static bool writes;
 static bool random_order;
+static bool once;
 static uint32_t block;
 static uint64_t blocks;
 static uint64_t counted_from_ns;
@@ -84,7 +86,7 @@ static void on_done(struct iscsi_context *iscsi, int status, void *data, void *u
     if (command->began_ns >= counted_from_ns && now <= ends_ns) {
         cg_histogram_add(&latency, now - command->began_ns);
     }
-    if (now < ends_ns) {
+    if (once ? command->session->next < blocks : now < ends_ns) {
         submit(command);
     } else {
         command->session->inflight--;
@@ -146,8 +148,8 @@ static void log_in(struct session *session, const char *text) {
 
 static void begin(struct session *session, unsigned index, unsigned depth) {
     session->random = 0x9E3779B97F4A7C15U + index;
-    session->inflight = depth;
-    for (unsigned i = 0; i < depth; i++) {
+    session->inflight = once && depth > blocks ? (unsigned)blocks : depth;
+    for (unsigned i = 0; i < session->inflight; i++) {
         struct command *command = &session->commands[i];
         command->session = session;
         command->iov.iov_len = block;
@@ -214,10 +216,14 @@ int main(int argc, char **argv) {
     block = (uint32_t)number(argv[3], "BLOCK", 16U << 20);
     unsigned depth = (unsigned)number(argv[4], "DEPTH", DEPTH_MAX);
     blocks = number(argv[5], "SPAN", UINT64_MAX) / block;
-    uint64_t seconds = number(argv[6], "SECONDS", 3600);
+    once = strcmp(argv[6], "once") == 0;
+    uint64_t seconds = once ? 1 : number(argv[6], "SECONDS", 3600);
     unsigned count = (unsigned)argc - 7;
     if (blocks == 0) {
         fail("SPAN", "smaller than a block");
+    }
+    if (once && random_order) {
+        fail("once", "only in order");
     }
     struct session *sessions[SESSIONS_MAX];
     for (unsigned i = 0; i < count; i++) {
@@ -227,19 +233,21 @@ int main(int argc, char **argv) {
         }
         log_in(sessions[i], argv[7 + i]);
     }
-    counted_from_ns = cg_now_ns() + WARM_UP_NS;
-    ends_ns = counted_from_ns + seconds * CG_NS_PER_S;
+    counted_from_ns = cg_now_ns() + (once ? 0 : WARM_UP_NS);
+    ends_ns = once ? UINT64_MAX : counted_from_ns + seconds * CG_NS_PER_S;
     for (unsigned i = 0; i < count; i++) {
         begin(sessions[i], i, depth);
     }
     drive(sessions, count);
+    double counted_s =
+        once ? (double)(cg_now_ns() - counted_from_ns) / CG_NS_PER_S : (double)seconds;
     for (unsigned i = 0; i < count; i++) {
         iscsi_logout_sync(sessions[i]->iscsi);
         iscsi_destroy_context(sessions[i]->iscsi);
     }
     printf("{\"ios\": %" PRIu64 ", \"iops\": %.1f, \"bytes_per_second\": %.0f, \"mean_ns\": %.0f",
-           latency.count, (double)latency.count / (double)seconds,
-           (double)latency.count * block / (double)seconds,
+           latency.count, (double)latency.count / counted_s,
+           (double)latency.count * block / counted_s,
            latency.count != 0 ? (double)latency.sum / (double)latency.count : 0.0);
     printf(", \"p50_ns\": %" PRIu64 ", \"p99_ns\": %" PRIu64 ", \"p99_9_ns\": %" PRIu64 "}\n",
            cg_histogram_percentile(&latency, 50), cg_histogram_percentile(&latency, 99),
