@@ -182,9 +182,11 @@ class IscsiLoads:
         return pids
 
     def _command(self, name: str, job: Job, seconds: int | None) -> list[str]:
+        """`seconds` None: the span once, in order."""
         order = "random" if job.rw.startswith("rand") else "sequential"
         words = ["write" if "write" in job.rw else "read", order, str(_bytes(job.block))]
-        words += [str(job.depth), str(_bytes(job.span)), "once" if seconds is None else str(seconds)]
+        words += [str(job.depth), str(_bytes(job.span))]
+        words.append("once" if seconds is None else str(seconds))
         return [str(self._load), *words, *(target.url for target in self._targets[name])]
 
     def _one(self, name: str, job: Job) -> Result:
