@@ -4,7 +4,7 @@
 import dataclasses
 from typing import Any
 
-from iscsi import ISCSI, ISCSI_TWO, NULL, RDWR
+from iscsi import ISCSI, ISCSI_TWO, NULL, RDWR, RDWR_SYNC
 from loads import CORE, DISK, MEMORY, OURS_C, OURS_PYTHON, PLAIN_PYTHON
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +45,8 @@ _RATIOS = (
     ("iSCSI, 4K durable write, depth 32", "iscsi-randwrite-32", ISCSI, OURS_C, 0.8),
     ("iSCSI, 64K durable write", "iscsi-write-64k", ISCSI, RDWR, 1.3),
     ("iSCSI, 1M durable write", "iscsi-write-1m", ISCSI, RDWR, 1.3),
+    ("iSCSI, 64K durable write", "iscsi-write-64k", ISCSI, RDWR_SYNC, 1.3),
+    ("iSCSI, 1M durable write", "iscsi-write-1m", ISCSI, RDWR_SYNC, 1.3),
     ("iSCSI, two targets, 4K random read", "iscsi-randread-32", ISCSI_TWO, ISCSI, 1.5),
     ("iSCSI, two targets, 4K durable write", "iscsi-randwrite-32", ISCSI_TWO, ISCSI, 1.5),
 )
