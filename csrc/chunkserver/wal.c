@@ -99,6 +99,7 @@ static int open_log(struct cg_wal *wal, const struct cg_wal_options *options,
     wal->segments.keep_free_bytes = options->keep_free_bytes;
     wal->segments.make_room = options->make_room;
     wal->segments.room_context = options->room_context;
+    wal->segments.needed_lsn = replay->from_lsn;
     if (status == 0) {
         status = wal_segments_probe(&wal->segments);
     }
@@ -127,6 +128,7 @@ static void wal_free(struct cg_wal *wal) {
     if (wal->flush.run != NULL) {
         wal_writer_destroy(wal);
     }
+    wal_fetch_destroy(wal);
     wal_segments_destroy(&wal->segments);
     free(wal);
 }
@@ -157,6 +159,7 @@ int cg_wal_open(struct cg_disk *disk, struct cg_reactor *reactor,
     wal->reactor = reactor;
     wal->batches_in_flight = settled.batches_in_flight;
     wal->batch_bytes_max = settled.batch_bytes_max;
+    wal_fetch_init(wal);
     int status = open_log(wal, &settled, replay, error, error_size);
     if (status < 0) {
         wal_free(wal);
@@ -169,6 +172,7 @@ int cg_wal_open(struct cg_disk *disk, struct cg_reactor *reactor,
 
 void cg_wal_close(struct cg_wal *wal) {
     assert(cg_list_empty(&wal->refused));
+    assert(cg_list_empty(&wal->fetches) && cg_list_empty(&wal->fetching));
     // What may be under way without any append: a seal, a segment's header, a file being made.
     wal->segments.capacity_bytes = 0;
     while (wal->in_flight_count != 0 || wal->opening != NULL || wal->segments.preparation.running) {

@@ -31,13 +31,18 @@
 
 struct cg_wal;
 
-// What a record says. `group` is the copyset ((uint64_t)pool << 32 | copyset). A record of a group
-// with index i makes all earlier records of the group with an index >= i void (raft's truncation).
+// Record types from here on void nothing: a group's term and vote, the start of a state that was
+// copied. Below it are log entries: an entry of a group with index i makes all earlier entries of
+// the group with an index >= i void (raft's truncation). The log itself looks at no type; whoever
+// replays it follows the rule.
+#define CG_WAL_TYPE_STATE 0x100U
+
+// What a record says. `group` is the copyset ((uint64_t)pool << 32 | copyset).
 struct cg_wal_record {
     uint64_t group;
     uint64_t term;
     uint64_t index;
-    uint32_t type;        // the copyset's; the log does not look at it
+    uint32_t type;        // the copyset's; see CG_WAL_TYPE_STATE
     uint32_t meta_length; // bytes, at most CG_WAL_META_MAX
     const void *meta;
     uint32_t payload_length;    // bytes, a multiple of CG_WAL_BLOCK
@@ -87,9 +92,9 @@ int cg_wal_open(struct cg_disk *disk, struct cg_reactor *reactor,
                 const struct cg_wal_options *options, const struct cg_wal_replay *replay,
                 struct cg_wal **out, char *error, size_t error_size);
 
-// All appends must be done. Blocking; not from a callback of the reactor: it runs the reactor
-// (cg_reactor_wait) until a segment that is being prepared in the background is finished, and
-// writes a seal.
+// All appends and fetches must be done. Blocking; not from a callback of the reactor: it runs the
+// reactor (cg_reactor_wait) until a segment that is being prepared in the background is finished,
+// and writes a seal.
 void cg_wal_close(struct cg_wal *wal);
 
 // Queues a record. Written at the end of this iteration of the reactor, or when a batch in flight
@@ -100,7 +105,32 @@ void cg_wal_append(struct cg_wal *wal, struct cg_wal_append *append);
 // It may serve as `from_lsn` once every append made before this call is done with status 0.
 uint64_t cg_wal_tail(const struct cg_wal *wal);
 
-// Nothing below `lsn` is needed any more: its segments may be reused.
+// Reading records back that were appended, or replayed, before. The fetch is the caller's memory,
+// the log's from cg_wal_fetch until `done`.
+struct cg_wal_fetch {
+    uint64_t lsn;   // of the batch: an append's or a replayed record's
+    uint64_t group; // whose records are wanted
+    // Called for each record of `group` in the batch, in log order, verified. The payload lies in
+    // `buffer`, both NULL for a record without; keep it by cg_buffer_ref. `record` itself, with
+    // meta and block_crcs, is valid only inside the call.
+    void (*record)(struct cg_wal_fetch *fetch, const struct cg_wal_record *record,
+                   struct cg_buffer *buffer, const uint8_t *payload);
+    // The end: 0; -ENOENT recycled; -EBADMSG what was durable there has rotted; -ENOMEM no memory,
+    // or none in the pool; -EINVAL no position below what is durable; or the error of the read.
+    // With an error some of the records may have been reported; those are good.
+    void (*done)(struct cg_wal_fetch *fetch, int status);
+    struct cg_buffer_pool *pool; // the log's
+    struct cg_list node;         // the log's
+};
+
+// Reads the batch at `fetch->lsn` back, of which the payload only where it belongs to the group; up
+// to CG_WAL_FETCHES at a time, others wait their turn. Neither callback is called inside this call;
+// both may call cg_wal_fetch. A segment that is being read is recycled when the read is done.
+#define CG_WAL_FETCHES 8U
+void cg_wal_fetch(struct cg_wal *wal, struct cg_buffer_pool *pool, struct cg_wal_fetch *fetch);
+
+// Nothing below `lsn` is needed any more: its segments may be reused. Fetches below it end with
+// -ENOENT from now on; those under way are not disturbed.
 void cg_wal_recycle(struct cg_wal *wal, uint64_t lsn);
 
 // What has become of the disk's space: see cg_wal_options.keep_free_bytes. With `give_back`

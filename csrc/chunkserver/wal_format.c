@@ -193,6 +193,16 @@ int wal_record_decode(const uint8_t *region, uint32_t used, uint32_t *position,
     return 0;
 }
 
+int wal_payload_verify(const struct cg_wal_record *record, const uint8_t *payload) {
+    for (uint32_t b = 0; b < record->payload_length / CG_WAL_BLOCK; b++) {
+        const uint8_t *stored = (const uint8_t *)record->block_crcs + (size_t)b * 4U;
+        if (cg_crc32c(0, payload + (size_t)b * CG_WAL_BLOCK, CG_WAL_BLOCK) != get32(stored)) {
+            return -EBADMSG;
+        }
+    }
+    return 0;
+}
+
 int wal_batch_verify(const struct wal_batch_header *header, const uint8_t *region,
                      const uint8_t *payload) {
     uint32_t position = WAL_BATCH_HEADER_SIZE;
@@ -200,16 +210,11 @@ int wal_batch_verify(const struct wal_batch_header *header, const uint8_t *regio
     for (uint32_t i = 0; i < header->record_count; i++) {
         struct cg_wal_record record;
         int status = wal_record_decode(region, header->used, &position, &record);
-        if (status < 0 || record.payload_length > header->payload - offset) {
+        if (status < 0 || record.payload_length > header->payload - offset ||
+            wal_payload_verify(&record, payload + offset) < 0) {
             return -EBADMSG;
         }
-        for (uint32_t b = 0; b < record.payload_length / CG_WAL_BLOCK; b++) {
-            const uint8_t *stored = (const uint8_t *)record.block_crcs + (size_t)b * 4U;
-            if (cg_crc32c(0, payload + offset, CG_WAL_BLOCK) != get32(stored)) {
-                return -EBADMSG;
-            }
-            offset += CG_WAL_BLOCK;
-        }
+        offset += record.payload_length;
     }
     return position == header->used && offset == header->payload ? 0 : -EBADMSG;
 }

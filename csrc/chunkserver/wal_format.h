@@ -96,6 +96,9 @@ void wal_record_encode(const struct cg_wal_record *record, uint8_t *out);
 int wal_record_decode(const uint8_t *region, uint32_t used, uint32_t *position,
                       struct cg_wal_record *out);
 
+// Compares `payload` (record->payload_length bytes) with the record's CRCs. Returns 0 or -EBADMSG.
+int wal_payload_verify(const struct cg_wal_record *record, const uint8_t *payload);
+
 // Walks all records of a valid region and compares the payload with the CRCs of its blocks. Returns
 // 0 or -EBADMSG.
 int wal_batch_verify(const struct wal_batch_header *header, const uint8_t *region,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The log's writer, shared by wal.c (life cycle) and wal_writer.c (the path of an append).
+// The log, shared by wal.c (life cycle), wal_writer.c (the path of an append) and wal_fetch.c
+// (reading back).
 #ifndef CG_CHUNKSERVER_WAL_INTERNAL_H
 #define CG_CHUNKSERVER_WAL_INTERNAL_H
 
@@ -67,6 +68,13 @@ struct cg_wal {
     struct iovec header_iov;
     uint8_t *header_block;
 
+    // Reading back: who waits, who is read for, and the memory that this takes.
+    struct cg_list fetches;
+    struct cg_list fetching;
+    struct cg_list readings; // idle struct wal_reading
+    unsigned reading_count;  // in all
+    struct cg_deferred fetch;
+
     int error;    // sticky: nothing is submitted any more
     bool retired; // the failed batch's turn has come: everything fails
     struct cg_wal_stats stats;
@@ -75,6 +83,9 @@ struct cg_wal {
 // Sets up the lists, callbacks and the first batches. Returns 0 or -ENOMEM.
 int wal_writer_init(struct cg_wal *wal);
 void wal_writer_destroy(struct cg_wal *wal);
+
+void wal_fetch_init(struct cg_wal *wal);
+void wal_fetch_destroy(struct cg_wal *wal);
 
 // The header of a segment that begins at the next LSN.
 void wal_fill_header(const struct cg_wal *wal, uint64_t sequence,

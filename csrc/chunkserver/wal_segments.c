@@ -175,11 +175,26 @@ void wal_segments_push_live(struct wal_segments *set, struct wal_segment *segmen
     cg_list_push_back(&set->live, &segment->node);
 }
 
+struct wal_segment *wal_segments_find(struct wal_segments *set, uint64_t lsn) {
+    struct wal_segment *current = wal_segments_current(set);
+    if (lsn < set->needed_lsn) {
+        return NULL;
+    }
+    CG_LIST_FOREACH (node, &set->live) {
+        struct wal_segment *segment = CG_CONTAINER_OF(node, struct wal_segment, node);
+        if (segment == current || lsn < segment->end_lsn) {
+            return lsn >= segment->header.start_lsn ? segment : NULL;
+        }
+    }
+    return NULL;
+}
+
 void wal_segments_recycle(struct wal_segments *set, uint64_t lsn) {
+    set->needed_lsn = lsn > set->needed_lsn ? lsn : set->needed_lsn;
     const struct wal_segment *current = wal_segments_current(set);
     for (;;) {
         struct wal_segment *oldest = CG_CONTAINER_OF(set->live.next, struct wal_segment, node);
-        if (oldest == current || oldest->end_lsn > lsn) {
+        if (oldest == current || oldest->end_lsn > set->needed_lsn || oldest->readers != 0) {
             break;
         }
         cg_list_remove(&oldest->node);

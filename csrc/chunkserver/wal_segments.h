@@ -27,6 +27,7 @@ struct wal_segment {
     struct wal_segment_header header;
     bool unprepared;  // its making was cut short
     uint64_t end_lsn; // sealed segments: where the log went on in the next one
+    unsigned readers; // fetches under way: not to be released meanwhile
 };
 
 struct wal_segments;
@@ -59,6 +60,7 @@ struct wal_segments {
     uint32_t free_count;
     uint64_t held_bytes;   // of all files
     uint64_t sealed_bytes; // of the live ones but the last
+    uint64_t needed_lsn;   // what lies below is not needed any more
     uint32_t next_slot;
 
     struct wal_preparation preparation;
@@ -123,7 +125,11 @@ void wal_segments_give_back(struct wal_segments *set);
 // Forgets that growing failed if there is space by now, and grows.
 void wal_segments_try_again(struct wal_segments *set);
 
-// Releases the sealed segments that end at or below `lsn`.
+// The live segment that holds the log position `lsn`, or NULL: recycled, or not there yet.
+struct wal_segment *wal_segments_find(struct wal_segments *set, uint64_t lsn);
+
+// Releases the sealed segments that end at or below `lsn`, up to the first that has readers: to be
+// called again when those are done.
 void wal_segments_recycle(struct wal_segments *set, uint64_t lsn);
 
 #endif

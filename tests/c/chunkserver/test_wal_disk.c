@@ -27,6 +27,7 @@ struct progress {
     uint64_t appended;   // of the last one made
     uint64_t checkpoint; // lsn
     uint64_t first;      // index of the first record at or above the checkpoint
+    uint64_t fetched;    // batches read back
 };
 
 struct slot {
@@ -41,6 +42,10 @@ static struct cg_disk *disk;
 static struct cg_wal *wal;
 static struct slot slots[DEPTH];
 static uint64_t replayed;
+static struct cg_buffer_pool *pool;
+static struct cg_wal_fetch fetch;
+static bool fetching;
+static uint64_t fetched_index; // of the record that the fetch has to give
 static const struct cg_wal_options options = {.segment_bytes = 1 << 20, .capacity_bytes = 8 << 20};
 
 static void require(int condition, const char *what) {
@@ -67,6 +72,33 @@ static int check_record(void *context, uint64_t lsn, const struct cg_wal_record 
 
 static void start(struct slot *slot);
 
+static void fetched_record(struct cg_wal_fetch *got, const struct cg_wal_record *record,
+                           struct cg_buffer *buffer, const uint8_t *payload) {
+    require(got == &fetch && payload == buffer->data, "a fetched payload lies elsewhere");
+    uint64_t inside;
+    memcpy(&inside, payload, sizeof(inside));
+    require(inside == record->index, "a fetched payload is another record's");
+    fetched_index = record->index == fetched_index ? 0 : fetched_index;
+}
+
+static void fetch_done(struct cg_wal_fetch *got, int status) {
+    errno = -status;
+    require(status == 0 || (status == -ENOENT && got->lsn < progress->checkpoint), "a fetch");
+    require(status != 0 || fetched_index == 0, "a fetch left its record out");
+    progress->fetched += status == 0;
+    fetching = false;
+}
+
+// Reads back what was just written, again and again, next to the appends.
+static void fetch_back(const struct cg_wal_append *append) {
+    fetching = true;
+    fetched_index = append->record.index;
+    fetch.lsn = append->lsn;
+    fetch.record = fetched_record;
+    fetch.done = fetch_done;
+    cg_wal_fetch(wal, pool, &fetch);
+}
+
 static void done(struct cg_wal_append *append) {
     struct slot *slot = CG_CONTAINER_OF(append, struct slot, append);
     errno = -append->status;
@@ -77,6 +109,9 @@ static void done(struct cg_wal_append *append) {
         progress->first = append->record.index;
         progress->checkpoint = append->lsn;
         cg_wal_recycle(wal, append->lsn);
+    }
+    if (!fetching) {
+        fetch_back(append);
     }
     start(slot);
 }
@@ -109,6 +144,7 @@ static void open_all(const char *folder, enum cg_reactor_backend backend) {
 
 static void child(const char *folder, enum cg_reactor_backend backend) {
     open_all(folder, backend);
+    require(cg_buffer_pool_create(1 << 20, &pool) == 0, "pool");
     for (int i = 0; i < DEPTH; i++) {
         struct slot *slot = &slots[i];
         slot->iov.iov_len = BLOCKS * CG_WAL_BLOCK;
@@ -169,8 +205,9 @@ int main(int argc, char **argv) {
     cg_wal_close(wal);
     cg_disk_close(disk);
     cg_reactor_destroy(reactor);
-    printf("%d kills, %llu records\n", ROUNDS, (unsigned long long)progress->acked);
-    int ok = progress->acked > 0;
+    printf("%d kills, %llu records, %llu batches read back\n", ROUNDS,
+           (unsigned long long)progress->acked, (unsigned long long)progress->fetched);
+    int ok = progress->acked > 0 && progress->fetched > 0;
     char command[300];
     snprintf(command, sizeof(command), "rm -rf '%s'", folder);
     return system(command) == 0 && ok ? 0 : 1;

@@ -14,7 +14,7 @@
 #define SEEDS_DEFAULT 600U
 #define LIVES         6
 
-static uint64_t crashes, kills, dark, refusals, cuts;
+static uint64_t crashes, kills, dark, refusals, cuts, fetched, recycled;
 
 static uint64_t pick(struct walmodel *model, uint64_t below) {
     return simdisk_random(model->sim) % below;
@@ -31,7 +31,7 @@ static void must_open(struct walmodel *model, const char *what) {
 // Some work, broken off at a random point of it.
 static void work(struct walmodel *model) {
     for (uint64_t turns = pick(model, 60); turns > 0; turns--) {
-        switch (pick(model, 8)) {
+        switch (pick(model, 10)) {
         case 0:
             walmodel_recycle(model, pick(model, 2) == 0);
             break;
@@ -43,6 +43,12 @@ static void work(struct walmodel *model) {
             break;
         case 3:
             simdisk_delay_writes(model->sim, (unsigned)pick(model, 5));
+            break;
+        case 4:
+        case 5:
+            for (uint64_t n = pick(model, 2 * CG_WAL_FETCHES); n > 0; n--) {
+                (void)walmodel_fetch(model);
+            }
             break;
         default:
             for (uint64_t n = 1 + pick(model, 6); n > 0; n--) {
@@ -172,6 +178,8 @@ static void one_seed(uint64_t seed) {
             rot(&model);
         }
     }
+    fetched += model.fetched;
+    recycled += model.recycled;
     walmodel_destroy(&model);
 }
 
@@ -183,8 +191,9 @@ int main(int argc, char **argv) {
     }
     printf(
         "%llu seeds: %llu power losses, %llu kills, %llu openings cut short, %llu torn tails cut, "
-        "%llu flipped bits refused\n",
+        "%llu flipped bits refused, %llu batches read back, %llu were recycled\n",
         (unsigned long long)seeds, (unsigned long long)crashes, (unsigned long long)kills,
-        (unsigned long long)dark, (unsigned long long)cuts, (unsigned long long)refusals);
-    return cuts != 0 && refusals != 0 ? 0 : 1;
+        (unsigned long long)dark, (unsigned long long)cuts, (unsigned long long)refusals,
+        (unsigned long long)fetched, (unsigned long long)recycled);
+    return cuts != 0 && refusals != 0 && fetched != 0 && recycled != 0 ? 0 : 1;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "walmodel.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,8 @@
 
 #define PAYLOAD_BLOCKS_MAX 6U
 #define PIECES_MAX         2
+#define POOL_BYTES         (8U << 20)
+#define POOL_BYTES_TIGHT   (48U << 10)
 
 struct model_record {
     struct cg_wal_append append;
@@ -22,6 +25,13 @@ struct model_record {
     uint8_t *payload;
     uint32_t crcs[PAYLOAD_BLOCKS_MAX];
     struct iovec iov[PIECES_MAX];
+};
+
+struct model_fetch {
+    struct cg_wal_fetch fetch;
+    struct walmodel *model;
+    struct cg_list node;
+    size_t next; // of the history; looked at next
 };
 
 uint64_t walmodel_seed;
@@ -132,14 +142,9 @@ static bool same_payload(const struct model_record *record, const uint8_t *paylo
     return length == 0 || memcmp(record->payload, payload, length) == 0;
 }
 
-static int replayed(void *context, uint64_t lsn, const struct cg_wal_record *got,
-                    const void *payload) {
-    struct walmodel *model = context;
-    size_t i = model->first + model->replayed++;
-    check(model, i < model->count, "replayed a record that was never appended, or was cut before");
-    struct model_record *record = model->history[i];
+static void check_same(const struct walmodel *model, const struct model_record *record,
+                       const struct cg_wal_record *got, const void *payload) {
     const struct cg_wal_record *want = &record->append.record;
-    check(model, got->index == want->index, "replayed out of order, or a record is missing");
     check(model,
           got->group == want->group && got->term == want->term && got->type == want->type &&
               got->meta_length == want->meta_length &&
@@ -147,6 +152,17 @@ static int replayed(void *context, uint64_t lsn, const struct cg_wal_record *got
           "a record's header changed");
     check(model, got->payload_length == want->payload_length && same_payload(record, payload),
           "a record's payload changed");
+}
+
+static int replayed(void *context, uint64_t lsn, const struct cg_wal_record *got,
+                    const void *payload) {
+    struct walmodel *model = context;
+    size_t i = model->first + model->replayed++;
+    check(model, i < model->count, "replayed a record that was never appended, or was cut before");
+    struct model_record *record = model->history[i];
+    check(model, got->index == record->append.record.index,
+          "replayed out of order, or a record is missing");
+    check_same(model, record, got, payload);
     check(model, !record->acked || record->lsn == lsn, "a record moved");
     record->lsn = lsn;
     return 0;
@@ -180,6 +196,75 @@ int walmodel_open(struct walmodel *model) {
     return 0;
 }
 
+// ---- Reading back
+
+// Moves to the next record that the fetch has to report; false if there is none.
+static bool fetch_more(struct model_fetch *fetch) {
+    const struct walmodel *model = fetch->model;
+    for (; fetch->next < model->count; fetch->next++) {
+        const struct model_record *record = model->history[fetch->next];
+        if (!record->acked || record->lsn > fetch->fetch.lsn) {
+            return false; // where an unacknowledged one lies is not known, but behind this batch
+        }
+        if (record->lsn == fetch->fetch.lsn && record->append.record.group == fetch->fetch.group) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void fetched_record(struct cg_wal_fetch *base, const struct cg_wal_record *got,
+                           struct cg_buffer *buffer, const uint8_t *payload) {
+    struct model_fetch *fetch = CG_CONTAINER_OF(base, struct model_fetch, fetch);
+    const struct walmodel *model = fetch->model;
+    check(model, fetch_more(fetch), "a fetch gave a record too many");
+    const struct model_record *record = model->history[fetch->next++];
+    check(model,
+          (buffer != NULL) == (got->payload_length != 0) && (buffer == NULL) == (payload == NULL),
+          "a fetch gave a payload without a buffer");
+    check(model, got->index == record->append.record.index, "a fetch gave another record");
+    check_same(model, record, got, payload);
+}
+
+static void fetch_done(struct cg_wal_fetch *base, int status) {
+    struct model_fetch *fetch = CG_CONTAINER_OF(base, struct model_fetch, fetch);
+    struct walmodel *model = fetch->model;
+    if (status == 0) {
+        check(model, !fetch_more(fetch), "a fetch left a record out");
+        model->fetched++;
+    } else if (status == -ENOENT) {
+        check(model, base->lsn < model->checkpoint, "a needed record is gone");
+        model->recycled++;
+    } else {
+        check(model, status == -ENOMEM && model->tight, "a fetch failed");
+    }
+    cg_list_remove(&fetch->node);
+    free(fetch);
+}
+
+bool walmodel_fetch(struct walmodel *model) {
+    size_t acked = model->first + walmodel_acked(model);
+    if (acked == 0) {
+        return false;
+    }
+    // One of the last, so that few are recycled already.
+    size_t i = acked - 1 - simdisk_random(model->sim) % (acked < 40 ? acked : 40);
+    const struct model_record *record = model->history[i];
+    while (i > 0 && model->history[i - 1]->lsn == record->lsn) {
+        i--;
+    }
+    struct model_fetch *fetch = calloc(1, sizeof(*fetch));
+    fetch->model = model;
+    fetch->next = i;
+    fetch->fetch.lsn = record->lsn;
+    fetch->fetch.group = record->append.record.group;
+    fetch->fetch.record = fetched_record;
+    fetch->fetch.done = fetch_done;
+    cg_list_push_back(&model->fetches, &fetch->node);
+    cg_wal_fetch(model->wal, model->pool, &fetch->fetch);
+    return true;
+}
+
 // ---- Running
 
 void walmodel_run(struct walmodel *model, unsigned steps) {
@@ -191,10 +276,10 @@ void walmodel_run(struct walmodel *model, unsigned steps) {
 
 void walmodel_drain(struct walmodel *model) {
     unsigned idle = 0;
-    while (model->pending != 0) {
+    while (model->pending != 0 || !cg_list_empty(&model->fetches)) {
         walmodel_run(model, 1);
         idle = simdisk_pending(model->sim) == 0 ? idle + 1 : 0;
-        check(model, idle < 3, "appends wait, but the disk has nothing to do");
+        check(model, idle < 3, "appends or fetches wait, but the disk has nothing to do");
     }
 }
 
@@ -242,19 +327,30 @@ static void drop(struct cg_wal *wal) {
     cg_list_splice_back(&wal->spare, &wal->in_flight);
     wal->in_flight_count = 0;
     cg_list_init(&wal->refused);
+    cg_list_init(&wal->fetches);
+    cg_list_splice_back(&wal->readings, &wal->fetching);
     wal->error = -1; // no seal
     cg_wal_close(wal);
+}
+
+static void drop_fetches(struct walmodel *model) {
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&model->fetches)) != NULL) {
+        free(CG_CONTAINER_OF(node, struct model_fetch, node));
+    }
 }
 
 void walmodel_crash(struct walmodel *model, enum simdisk_crash mode) {
     simdisk_crash(model->sim, mode);
     drop(model->wal);
+    drop_fetches(model);
     model->wal = NULL;
 }
 
 void walmodel_kill(struct walmodel *model) {
     simdisk_kill(model->sim);
     drop(model->wal);
+    drop_fetches(model);
     model->wal = NULL;
 }
 
@@ -269,6 +365,11 @@ void walmodel_init(struct walmodel *model, const struct simdisk_options *disk,
     model->sim = simdisk_create(disk);
     model->reactor = simreactor_create(model->sim);
     model->options = *options;
+    model->tight = disk->seed % 5 == 0;
+    cg_list_init(&model->fetches);
+    if (cg_buffer_pool_create(model->tight ? POOL_BYTES_TIGHT : POOL_BYTES, &model->pool) != 0) {
+        abort();
+    }
 }
 
 void walmodel_destroy(struct walmodel *model) {
@@ -279,6 +380,7 @@ void walmodel_destroy(struct walmodel *model) {
         record_free(model->history[i]);
     }
     free(model->history);
+    cg_buffer_pool_destroy(model->pool);
     simreactor_destroy(model->reactor);
     simdisk_destroy(model->sim);
 }

@@ -32,7 +32,12 @@ struct walmodel {
     bool expect_failures;
     bool uniform;     // walmodel_append makes records that are all alike in size
     unsigned pending; // appends not done
-    char error[256];  // of the last open
+    struct cg_buffer_pool *pool;
+    bool tight;             // the pool may run out
+    struct cg_list fetches; // not done
+    uint64_t fetched;       // fetches that gave all records, ever
+    uint64_t recycled;      // fetches that came too late
+    char error[256];        // of the last open
 };
 
 void walmodel_init(struct walmodel *model, const struct simdisk_options *disk,
@@ -49,7 +54,11 @@ void walmodel_append_blocks(struct walmodel *model, unsigned blocks);
 // Ends the iteration, then lets up to `steps` disk operations complete.
 void walmodel_run(struct walmodel *model, unsigned steps);
 
-// Runs until nothing is pending.
+// Reads the batch of an acknowledged record back, checking against the history when it comes.
+// Returns false if there is none. Recycled ones are asked for as well; they may be refused.
+bool walmodel_fetch(struct walmodel *model);
+
+// Runs until nothing is pending and no fetch is under way.
 void walmodel_drain(struct walmodel *model);
 
 // Makes everything acknowledged so far unneeded, or a random part of it.
