@@ -28,6 +28,11 @@ static void run_flush(struct cg_deferred *deferred) {
 static void request_sent(struct cg_sender *sender, struct cg_send_item *item) {
     struct cg_channel *channel = CG_CONTAINER_OF(sender, struct cg_channel, sender);
     struct cg_rpc_call *call = CG_CONTAINER_OF(item, struct cg_rpc_call, item);
+    if (call->one_way) {
+        cg_channel_end_later(channel, call, 0);
+        cg_reactor_defer(channel->reactor, &channel->flush);
+        return;
+    }
     call->state = CALL_WAITING;
     cg_list_push_back(&channel->waiting, &call->node);
 }
@@ -80,12 +85,7 @@ void cg_channel_destroy(struct cg_channel *channel) {
     assert(!channel->destroyed);
     channel->destroyed = true;
     cg_channel_enter(channel);
-    cg_channel_break(channel, -ECANCELED);
-    while (!cg_list_empty(&channel->sender.queue)) {
-        struct cg_list *node = channel->sender.queue.next;
-        struct cg_send_item *item = CG_CONTAINER_OF(node, struct cg_send_item, node);
-        cg_channel_end_later(channel, CG_CONTAINER_OF(item, struct cg_rpc_call, item), -ECANCELED);
-    }
+    cg_channel_disconnect(channel, -ECANCELED);
     CG_LIST_FOREACH (node, &channel->ending) {
         CG_CONTAINER_OF(node, struct cg_rpc_call, node)->status = -ECANCELED;
     }

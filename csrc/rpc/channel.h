@@ -9,6 +9,7 @@
 #define CG_RPC_CHANNEL_H
 
 #include <pb.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -39,6 +40,7 @@ struct cg_rpc_call {
     int receive_iovcnt;
     uint32_t receive_capacity; // a longer attachment fails the call with -EMSGSIZE
     uint64_t timeout_ns;       // from cg_channel_call to `done`; never 0
+    bool one_way;              // no reply is awaited: status 0 once the socket has the request
     void (*done)(struct cg_rpc_call *call);
 
     // The result, valid from `done` on.
@@ -91,6 +93,10 @@ void cg_channel_call(struct cg_channel *channel, struct cg_rpc_call *call);
 
 // Ends `call` with -ECANCELED; `done` runs inside this call.
 void cg_channel_cancel(struct cg_channel *channel, struct cg_rpc_call *call);
+
+// Closes the connection if there is one and ends every call with `status` (their `done` run later):
+// what was sent may have taken effect. The next call connects again.
+void cg_channel_disconnect(struct cg_channel *channel, int status);
 
 // Calls that are queued or wait for a reply.
 unsigned cg_channel_inflight(const struct cg_channel *channel);

@@ -61,6 +61,11 @@ void cg_channel_break(struct cg_channel *channel, int status) {
     cg_reactor_defer(channel->reactor, &channel->flush);
 }
 
+void cg_channel_disconnect(struct cg_channel *channel, int status) {
+    cg_channel_break(channel, status);
+    end_all_queued(channel, status);
+}
+
 // ---- Connecting
 
 // Nothing was sent, and the status must say so: -ETIMEDOUT would mean "it may have taken effect".

@@ -41,14 +41,15 @@ struct cg_server_method {
     // Called when meta and message are in, before the attachment is read: may parse the message
     // (keep the result in request->scratch) and set request->buffer (a reference that the request
     // owns) and request->buffer_offset, where attachment_length bytes will be stored. NULL, or
-    // leaving request->buffer NULL: the server allocates one from its pool. Returns 0, or a
+    // leaving request->buffer NULL: the server allocates one from the pool. Returns 0, or a
     // positive RPC error (the attachment is skipped and the error answered; `handle` is not
     // called).
     int (*prepare)(struct cg_server_request *request);
-    // The request is whole. Must lead to exactly one cg_server_reply or cg_server_reply_error, now
-    // or later. `message` is valid only inside this call.
+    // The request is whole. Must lead to exactly one cg_server_reply, cg_server_reply_error or
+    // cg_server_end, now or later. `message` is valid only inside this call.
     void (*handle)(struct cg_server_request *request);
     void *context;
+    struct cg_buffer_pool *pool; // for its attachments; NULL: the server's
 };
 
 #define CG_SERVER_SCRATCH 512U
@@ -111,6 +112,9 @@ void cg_server_reply_encoded(struct cg_server_request *request, const void *resp
 
 // Answers with an RPC error (code > 0) and ends `request`.
 void cg_server_reply_error(struct cg_server_request *request, int32_t code, const char *text);
+
+// Ends `request` without an answer: nobody awaits one (cg_rpc_call.one_way).
+void cg_server_end(struct cg_server_request *request);
 
 struct cg_server_stats {
     uint64_t requests;

@@ -48,7 +48,8 @@ struct cg_connection {
 
     uint32_t last_head_length; // of the last request with an attachment
     uint32_t last_attachment_length;
-    unsigned guess_count; // how many to expect at once
+    struct cg_buffer_pool *last_pool; // that its buffer came from
+    unsigned guess_count;             // how many to expect at once
     unsigned guesses_made;
     struct cg_buffer *guess_buffers[CG_RECEIVER_GUESSES_MAX];
     struct iovec guess_iov[CG_RECEIVER_GUESSES_MAX];

@@ -57,7 +57,7 @@ static unsigned guess_requests(struct cg_receiver *receiver, struct cg_receiver_
     unsigned count = 0;
     uint32_t bytes = 0;
     while (count < max && count < connection->guess_count && bytes < CG_RECEIVER_GUESS_BYTES) {
-        struct cg_buffer *buffer = cg_buffer_alloc(connection->server->options.pool, length);
+        struct cg_buffer *buffer = cg_buffer_alloc(connection->last_pool, length);
         if (buffer == NULL) {
             break;
         }
@@ -85,9 +85,10 @@ static bool confirm_request(struct cg_receiver *receiver, const struct cg_receiv
     return frame->meta.is_request;
 }
 
-static void note_attachment(struct cg_connection *connection,
-                            const struct cg_receiver_frame *frame) {
+static void note_attachment(struct cg_connection *connection, const struct cg_receiver_frame *frame,
+                            struct cg_buffer_pool *pool) {
     connection->last_attachment_length = frame->attachment_length;
+    connection->last_pool = pool;
     connection->last_head_length = frame->head_length;
     // Twice what came at once, so that a growing queue is followed quickly.
     connection->guess_count += 2;
@@ -100,20 +101,23 @@ static void refuse(struct cg_server_exchange *exchange, int32_t error, const cha
     exchange->refusal_text = text;
 }
 
+static struct cg_buffer_pool *pool_of(const struct cg_server_request *request) {
+    return request->method->pool != NULL ? request->method->pool : request->server->options.pool;
+}
+
 // Where the attachment goes: the method's buffer, the one in which it was guessed to land, or a new
 // one.
-static void choose_buffer(struct cg_connection *connection, struct cg_server_exchange *exchange,
+static void choose_buffer(struct cg_server_exchange *exchange,
                           const struct cg_receiver_frame *frame,
                           struct cg_receiver_target *target) {
     struct cg_server_request *request = &exchange->request;
     struct cg_buffer **guessed = frame->guess;
-    if (request->buffer == NULL && guessed != NULL) {
+    if (request->buffer == NULL && guessed != NULL && (*guessed)->pool == pool_of(request)) {
         request->buffer = *guessed;
         *guessed = NULL;
         target->in_place = true;
     } else if (request->buffer == NULL) {
-        request->buffer =
-            cg_buffer_alloc(connection->server->options.pool, frame->attachment_length);
+        request->buffer = cg_buffer_alloc(pool_of(request), frame->attachment_length);
     }
     if (request->buffer == NULL) {
         request->overloaded = true;
@@ -165,8 +169,8 @@ static int begin_request(struct cg_receiver *receiver, struct cg_receiver_frame 
         }
     }
     if (frame->attachment_length > 0) {
-        note_attachment(connection, frame);
-        choose_buffer(connection, exchange, frame, target);
+        note_attachment(connection, frame, pool_of(request));
+        choose_buffer(exchange, frame, target);
     }
     return 0;
 }
@@ -380,6 +384,12 @@ void cg_server_reply_encoded(struct cg_server_request *request, const void *resp
                              void (*release)(void *argument), void *argument) {
     struct response r = {.message = response, .length = length};
     reply(request, &r, iov, iovcnt, release, argument);
+}
+
+void cg_server_end(struct cg_server_request *request) {
+    struct cg_connection *connection = request->connection;
+    leave_handler(connection, exchange_of(request));
+    drop(connection, exchange_of(request));
 }
 
 void cg_server_reply_error(struct cg_server_request *request, int32_t code, const char *text) {

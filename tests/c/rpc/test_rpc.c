@@ -45,6 +45,8 @@ struct fixture {
     unsigned handled, prepared, released;
     int32_t refuse;
     bool own_buffer;
+    struct cg_buffer_pool *other_pool; // of the method "Step"
+    struct cg_buffer_pool *noted;      // that its last attachment came from
 };
 
 static struct fixture *current;
@@ -126,16 +128,26 @@ static void answer_held(bool newest_first) {
     }
 }
 
-static const struct cg_server_method methods[] = {
+static void handle_note(struct cg_server_request *request) {
+    current->handled++;
+    if (request->buffer != NULL) {
+        current->noted = request->buffer->pool;
+    }
+    cg_server_end(request);
+}
+
+static struct cg_server_method methods[] = {
     {.service = "curve.chunkserver.ChunkService",
      .name = "WriteChunk",
      .prepare = prepare_echo,
      .handle = handle_echo},
     {.service = "curve.chunkserver.ChunkService", .name = "ReadChunk", .handle = answer_encoded},
+    {.service = "copygate.RaftService", .name = "Step", .handle = handle_note},
 };
 
 static const struct cg_rpc_method echo = {"curve.chunkserver.ChunkService", "WriteChunk"};
 static const struct cg_rpc_method echo_short = {"ChunkService", "WriteChunk"};
+static const struct cg_rpc_method note = {"copygate.RaftService", "Step"};
 static const struct cg_rpc_method read_chunk = {"curve.chunkserver.ChunkService", "ReadChunk"};
 static const struct cg_rpc_method unknown_method = {"curve.chunkserver.ChunkService", "Nothing"};
 static const struct cg_rpc_method unknown_service = {"curve.mds.Nobody", "WriteChunk"};
@@ -145,7 +157,8 @@ static const struct cg_rpc_method unknown_service = {"curve.mds.Nobody", "WriteC
 static void start_server(struct fixture *f, const struct cg_server_options *with) {
     struct cg_server_options options = with != NULL ? *with : (struct cg_server_options){0};
     options.methods = methods;
-    options.method_count = 2;
+    options.method_count = 3;
+    methods[2].pool = f->other_pool;
     options.pool = f->pool;
     assert_int_equal(cg_server_create(f->reactor, &options, &f->server), 0);
     assert_int_equal(cg_server_listen(f->server, &f->endpoint, &f->endpoint), 0);
@@ -163,6 +176,7 @@ static int set_up(void **state) {
     cg_list_init(&f->held);
     assert_int_equal(cg_reactor_create(&options, &f->reactor), 0);
     assert_int_equal(cg_buffer_pool_create(32 * MIB, &f->pool), 0);
+    assert_int_equal(cg_buffer_pool_create(32 * MIB, &f->other_pool), 0);
     snprintf(f->path, sizeof(f->path), "/tmp/copygate-rpc-%d-%u", (int)getpid(), number++);
     char text[80];
     snprintf(text, sizeof(text), "unix:%s", f->path);
@@ -179,7 +193,9 @@ static int tear_down(void **state) {
     cg_channel_destroy(f->channel);
     cg_server_destroy(f->server);
     assert_int_equal(cg_buffer_pool_in_use(f->pool), 0);
+    assert_int_equal(cg_buffer_pool_in_use(f->other_pool), 0);
     cg_buffer_pool_destroy(f->pool);
+    cg_buffer_pool_destroy(f->other_pool);
     cg_reactor_destroy(f->reactor);
     assert_int_not_equal(access(f->path, F_OK), 0);
     free(f);
@@ -202,7 +218,7 @@ struct test_call {
 static void note_done(struct cg_rpc_call *call) {
     struct test_call *c = CG_CONTAINER_OF(call, struct test_call, call);
     c->done++;
-    if (call->status == 0) {
+    if (call->status == 0 && !call->one_way) {
         pb_istream_t stream = pb_istream_from_buffer(call->reply, call->reply_length);
         assert_true(pb_decode(&stream, curve_chunkserver_ChunkResponse_fields, &c->response));
     }
@@ -315,6 +331,66 @@ static void attachments_of_every_size_come_back(void **state) {
         }
     }
     assert_int_equal(cg_channel_inflight(f->channel), 0);
+}
+
+static void one_way_calls_end_when_they_are_sent(void **state) {
+    struct fixture *f = *state;
+    enum { COUNT = 50 };
+    struct test_call *calls[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        calls[i] = make_call(&note, 4096 * (uint32_t)(i % 3));
+        calls[i]->call.one_way = true;
+        cg_channel_call(f->channel, &calls[i]->call);
+        assert_int_equal(calls[i]->done, 0);
+    }
+    for (int i = 0; i < COUNT; i++) {
+        finish(f, calls[i]);
+        assert_int_equal(calls[i]->call.status, 0);
+        assert_null(calls[i]->call.reply);
+    }
+    run_until(f, &f->handled, COUNT);
+    assert_int_equal(cg_channel_inflight(f->channel), 0);
+    assert_working(f);
+    for (int i = 0; i < COUNT; i++) {
+        free_call(calls[i]);
+    }
+}
+
+static void a_method_has_a_pool_of_its_own(void **state) {
+    struct fixture *f = *state;
+    for (int i = 0; i < 4; i++) { // the second one is guessed
+        struct test_call *c = make_call(&note, 8192);
+        c->call.one_way = true;
+        cg_channel_call(f->channel, &c->call);
+        run_until(f, &f->handled, (unsigned)i + 1);
+        finish(f, c);
+        assert_ptr_equal(f->noted, f->other_pool);
+        free_call(c);
+    }
+    // Guessed for the one method, comes for the other.
+    assert_working(f);
+    assert_working(f);
+}
+
+static void a_disconnected_channel_ends_its_calls_and_connects_again(void **state) {
+    struct fixture *f = *state;
+    f->hold = true;
+    struct test_call *waiting = make_call(&echo, 100);
+    cg_channel_call(f->channel, &waiting->call);
+    run_until(f, &f->handled, 1);
+    struct test_call *queued = make_call(&echo, 100);
+    cg_channel_call(f->channel, &queued->call);
+    cg_channel_disconnect(f->channel, -ECONNRESET);
+    assert_int_equal(waiting->done + queued->done, 0);
+    finish(f, waiting);
+    finish(f, queued);
+    assert_int_equal(waiting->call.status, -ECONNRESET);
+    assert_int_equal(queued->call.status, -ECONNRESET);
+    answer_held(false);
+    f->hold = false;
+    assert_working(f);
+    free_call(waiting);
+    free_call(queued);
 }
 
 static void many_calls_of_mixed_sizes_are_pipelined(void **state) {
@@ -1052,6 +1128,9 @@ static void the_socket_beside_is_preferred_and_missed_by_nobody(void **state) {
 static int run_suite(const char *name) {
     const struct CMUnitTest tests[] = {
         WITH(attachments_of_every_size_come_back),
+        WITH(one_way_calls_end_when_they_are_sent),
+        WITH(a_method_has_a_pool_of_its_own),
+        WITH(a_disconnected_channel_ends_its_calls_and_connects_again),
         WITH(many_calls_of_mixed_sizes_are_pipelined),
         WITH(replies_may_come_in_any_order),
         WITH(an_encoded_request_and_one_too_long_for_the_inline_head),
