@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The thread around the service. Everything, opening and replay included, happens on the reactor's
-// thread; the calls of the host hand their work over and wait.
+// thread.
 #include "chunkserver/chunkserver.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <netinet/in.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/disk.h"
 #include "base/log.h"
-#include "chunkserver/service.h"
-#include "chunkserver/store.h"
-#include "rpc/server.h"
+#include "chunkserver/chunkserver_internal.h"
 
 #define MEMORY_DEFAULT  (UINT64_C(64) << 20)
 #define RESERVE_DEFAULT (UINT64_C(64) << 20)
@@ -25,233 +21,6 @@
 #define LISTENERS_MAX   16U
 #define STOP_POLL_NS    (2 * CG_NS_PER_MS)
 #define STOP_LIMIT_NS   (20 * CG_NS_PER_S) // then the log keeps what is left
-
-enum stop_stage {
-    STOP_NOT,
-    STOP_DRAIN,      // what is in flight ends
-    STOP_CHECKPOINT, // what was applied is saved
-};
-
-struct cg_chunkserver {
-    struct cg_chunkserver_options options;
-    pthread_t thread;
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
-    bool started; // the thread got through its start, or not: see start_result
-    int start_result;
-    char *error;
-    size_t error_size;
-    struct cg_reactor *reactor;
-    struct cg_disk *disk;
-    struct cg_buffer_pool *pool;
-    struct cg_store *store;
-    struct cg_server *server;
-    struct cg_service service;
-    char uuid[37];
-    char address[CG_ENDPOINT_TEXT_MAX];
-    enum stop_stage stop_stage;
-    uint64_t stop_deadline_ns;
-    struct cg_timer stop_timer;
-};
-
-// ---- Calls from other threads
-
-struct host_call {
-    struct cg_task task;
-    struct cg_chunkserver *server;
-    void (*run)(struct host_call *call);
-    bool done;
-    int result;
-    uint32_t pool;
-    uint32_t copyset;
-    uint64_t id; // chunk or volume
-    uint64_t epoch;
-    uint32_t waiting;
-    struct cg_chunkserver_stats *stats;
-    struct cg_bad_block *bad_blocks;
-    uint32_t max;
-    int64_t applied;
-};
-
-static void finish_call(struct host_call *call) {
-    struct cg_chunkserver *server = call->server;
-    pthread_mutex_lock(&server->mutex);
-    call->done = true;
-    pthread_cond_broadcast(&server->changed);
-    pthread_mutex_unlock(&server->mutex);
-}
-
-static void run_call(struct cg_task *task) {
-    struct host_call *call = CG_CONTAINER_OF(task, struct host_call, task);
-    call->run(call);
-}
-
-static int hand_over(struct cg_chunkserver *server, struct host_call *call) {
-    call->server = server;
-    call->task.run = run_call;
-    cg_reactor_post(server->reactor, &call->task);
-    pthread_mutex_lock(&server->mutex);
-    while (!call->done) {
-        pthread_cond_wait(&server->changed, &server->mutex);
-    }
-    pthread_mutex_unlock(&server->mutex);
-    return call->result;
-}
-
-static int errno_of(cg_status status) {
-    switch (status) {
-    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS:
-        return 0;
-    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_OVERLOAD:
-        return -EAGAIN;
-    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_NOSPACE:
-        return -ENOSPC;
-    default:
-        return -EIO;
-    }
-}
-
-static void mutation_done(void *user, const struct cg_mutation_result *result) {
-    struct host_call *call = user;
-    if (result->status != curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS) {
-        call->result = errno_of(result->status);
-    }
-    if (--call->waiting == 0) {
-        finish_call(call);
-    }
-}
-
-static void add_copyset(struct host_call *call) {
-    call->result = cg_store_add_copyset(call->server->store, call->pool, call->copyset);
-    finish_call(call);
-}
-
-int cg_chunkserver_add_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
-    struct host_call call = {.run = add_copyset, .pool = pool, .copyset = copyset};
-    return hand_over(server, &call);
-}
-
-static void raise_epoch(struct host_call *call) {
-    struct cg_store *store = call->server->store;
-    call->waiting = 1;
-    uint32_t count = cg_store_copyset_count(store);
-    for (uint32_t i = 0; i < count; i++) {
-        struct cg_copyset *copyset = cg_store_copyset_at(store, i);
-        if (cg_copyset_epoch(copyset, call->id) < call->epoch) {
-            struct cg_mutation mutation = {
-                .kind = CG_MUTATE_EPOCH,
-                .copyset = copyset,
-                .file_id = call->id,
-                .epoch = call->epoch,
-                .done = mutation_done,
-                .user = call,
-            };
-            call->waiting++;
-            cg_store_mutate(store, &mutation);
-        }
-    }
-    struct cg_mutation_result end = {0};
-    mutation_done(call, &end);
-}
-
-int cg_chunkserver_raise_epoch(struct cg_chunkserver *server, uint64_t file_id, uint64_t epoch) {
-    struct host_call call = {.run = raise_epoch, .id = file_id, .epoch = epoch};
-    return hand_over(server, &call);
-}
-
-static void reclaim(struct host_call *call) {
-    struct cg_store *store = call->server->store;
-    struct cg_copyset *copyset = cg_store_copyset(store, call->pool, call->copyset);
-    if (copyset == NULL) {
-        finish_call(call);
-        return;
-    }
-    struct cg_mutation mutation = {
-        .kind = CG_MUTATE_DELETE,
-        .copyset = copyset,
-        .chunk_id = call->id,
-        .done = mutation_done,
-        .user = call,
-    };
-    call->waiting = 1;
-    cg_store_mutate(store, &mutation);
-}
-
-int cg_chunkserver_reclaim(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
-                           uint64_t chunk) {
-    struct host_call call = {.run = reclaim, .pool = pool, .copyset = copyset, .id = chunk};
-    return hand_over(server, &call);
-}
-
-static void scrub(struct host_call *call) {
-    call->result = cg_store_scrub(call->server->store, call->id);
-    finish_call(call);
-}
-
-int cg_chunkserver_scrub(struct cg_chunkserver *server, uint64_t request) {
-    struct host_call call = {.run = scrub, .id = request};
-    return hand_over(server, &call);
-}
-
-static void collect_bad_blocks(struct host_call *call) {
-    call->max = cg_store_bad_blocks(call->server->store, 0, call->bad_blocks, call->max);
-    finish_call(call);
-}
-
-uint32_t cg_chunkserver_bad_blocks(struct cg_chunkserver *server, struct cg_bad_block *out,
-                                   uint32_t max) {
-    struct host_call call = {.run = collect_bad_blocks, .bad_blocks = out, .max = max};
-    hand_over(server, &call);
-    return call.max;
-}
-
-static void collect_stats(struct host_call *call) {
-    struct cg_chunkserver *server = call->server;
-    struct cg_store_stats store;
-    struct cg_server_stats rpc;
-    cg_store_stats(server->store, &store);
-    cg_server_stats(server->server, &rpc);
-    const struct cg_service_stats *service = &server->service.stats;
-    *call->stats = (struct cg_chunkserver_stats){
-        .reads = service->reads,
-        .writes = service->writes,
-        .others = service->others,
-        .overloads = service->overloads,
-        .errors = service->errors,
-        .read_bytes = service->read_bytes,
-        .written_bytes = service->written_bytes,
-        .wal_batches = store.wal.batches,
-        .wal_records = store.wal.records,
-        .wal_bytes = store.wal.bytes,
-        .wal_used = store.wal_used,
-        .wal_capacity = store.wal_capacity,
-        .checkpoints = store.checkpoints,
-        .capacity_bytes = store.capacity_bytes,
-        .free_bytes = store.free_bytes,
-        .copysets = store.copysets,
-        .connections = rpc.connections,
-        .disk_error = store.disk_error,
-        .scrub = store.scrub,
-    };
-    finish_call(call);
-}
-
-void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out) {
-    struct host_call call = {.run = collect_stats, .stats = out};
-    hand_over(server, &call);
-}
-
-static void look_up_applied(struct host_call *call) {
-    struct cg_copyset *copyset = cg_store_copyset(call->server->store, call->pool, call->copyset);
-    call->applied = copyset != NULL ? (int64_t)cg_copyset_applied(copyset) : -ENOENT;
-    finish_call(call);
-}
-
-int64_t cg_chunkserver_applied(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
-    struct host_call call = {.run = look_up_applied, .pool = pool, .copyset = copyset};
-    hand_over(server, &call);
-    return call.applied;
-}
 
 // ---- Listening
 
@@ -548,7 +317,7 @@ static void stop_step(struct cg_timer *timer) {
     cg_timer_arm(server->reactor, &server->stop_timer, now + STOP_POLL_NS);
 }
 
-static void begin_stop(struct host_call *call) {
+static void begin_stop(struct cg_host_call *call) {
     struct cg_chunkserver *server = call->server;
     server->service.stopping = true;
     cg_store_scrub_stop(server->store);
@@ -556,12 +325,12 @@ static void begin_stop(struct host_call *call) {
     server->stop_deadline_ns = cg_reactor_now(server->reactor) + STOP_LIMIT_NS;
     server->stop_timer.fire = stop_step;
     stop_step(&server->stop_timer);
-    finish_call(call);
+    cg_host_finish(call);
 }
 
 void cg_chunkserver_stop(struct cg_chunkserver *server) {
-    struct host_call call = {.run = begin_stop};
-    hand_over(server, &call);
+    struct cg_host_call call = {.run = begin_stop};
+    cg_host_call(server, &call);
     pthread_join(server->thread, NULL);
     free_server(server);
 }

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The host's calls: handed over to the reactor's thread, and waited for.
+#include <errno.h>
+
+#include "chunkserver/chunkserver_internal.h"
+
+void cg_host_finish(struct cg_host_call *call) {
+    struct cg_chunkserver *server = call->server;
+    pthread_mutex_lock(&server->mutex);
+    call->done = true;
+    pthread_cond_broadcast(&server->changed);
+    pthread_mutex_unlock(&server->mutex);
+}
+
+static void run_call(struct cg_task *task) {
+    struct cg_host_call *call = CG_CONTAINER_OF(task, struct cg_host_call, task);
+    call->run(call);
+}
+
+int cg_host_call(struct cg_chunkserver *server, struct cg_host_call *call) {
+    call->server = server;
+    call->task.run = run_call;
+    cg_reactor_post(server->reactor, &call->task);
+    pthread_mutex_lock(&server->mutex);
+    while (!call->done) {
+        pthread_cond_wait(&server->changed, &server->mutex);
+    }
+    pthread_mutex_unlock(&server->mutex);
+    return call->result;
+}
+
+static int errno_of(cg_status status) {
+    switch (status) {
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS:
+        return 0;
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_OVERLOAD:
+        return -EAGAIN;
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_NOSPACE:
+        return -ENOSPC;
+    default:
+        return -EIO;
+    }
+}
+
+static void mutation_done(void *user, const struct cg_mutation_result *result) {
+    struct cg_host_call *call = user;
+    if (result->status != curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS) {
+        call->result = errno_of(result->status);
+    }
+    if (--call->waiting == 0) {
+        cg_host_finish(call);
+    }
+}
+
+static void add_copyset(struct cg_host_call *call) {
+    call->result = cg_store_add_copyset(call->server->store, call->pool, call->copyset);
+    cg_host_finish(call);
+}
+
+int cg_chunkserver_add_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
+    struct cg_host_call call = {.run = add_copyset, .pool = pool, .copyset = copyset};
+    return cg_host_call(server, &call);
+}
+
+static void raise_epoch(struct cg_host_call *call) {
+    struct cg_store *store = call->server->store;
+    call->waiting = 1;
+    uint32_t count = cg_store_copyset_count(store);
+    for (uint32_t i = 0; i < count; i++) {
+        struct cg_copyset *copyset = cg_store_copyset_at(store, i);
+        if (cg_copyset_epoch(copyset, call->id) < call->epoch) {
+            struct cg_mutation mutation = {
+                .kind = CG_MUTATE_EPOCH,
+                .copyset = copyset,
+                .file_id = call->id,
+                .epoch = call->epoch,
+                .done = mutation_done,
+                .user = call,
+            };
+            call->waiting++;
+            cg_store_mutate(store, &mutation);
+        }
+    }
+    struct cg_mutation_result end = {0};
+    mutation_done(call, &end);
+}
+
+int cg_chunkserver_raise_epoch(struct cg_chunkserver *server, uint64_t file_id, uint64_t epoch) {
+    struct cg_host_call call = {.run = raise_epoch, .id = file_id, .epoch = epoch};
+    return cg_host_call(server, &call);
+}
+
+static void reclaim(struct cg_host_call *call) {
+    struct cg_store *store = call->server->store;
+    struct cg_copyset *copyset = cg_store_copyset(store, call->pool, call->copyset);
+    if (copyset == NULL) {
+        cg_host_finish(call);
+        return;
+    }
+    struct cg_mutation mutation = {
+        .kind = CG_MUTATE_DELETE,
+        .copyset = copyset,
+        .chunk_id = call->id,
+        .done = mutation_done,
+        .user = call,
+    };
+    call->waiting = 1;
+    cg_store_mutate(store, &mutation);
+}
+
+int cg_chunkserver_reclaim(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
+                           uint64_t chunk) {
+    struct cg_host_call call = {.run = reclaim, .pool = pool, .copyset = copyset, .id = chunk};
+    return cg_host_call(server, &call);
+}
+
+static void scrub(struct cg_host_call *call) {
+    call->result = cg_store_scrub(call->server->store, call->id);
+    cg_host_finish(call);
+}
+
+int cg_chunkserver_scrub(struct cg_chunkserver *server, uint64_t request) {
+    struct cg_host_call call = {.run = scrub, .id = request};
+    return cg_host_call(server, &call);
+}
+
+static void collect_bad_blocks(struct cg_host_call *call) {
+    call->max = cg_store_bad_blocks(call->server->store, 0, call->bad_blocks, call->max);
+    cg_host_finish(call);
+}
+
+uint32_t cg_chunkserver_bad_blocks(struct cg_chunkserver *server, struct cg_bad_block *out,
+                                   uint32_t max) {
+    struct cg_host_call call = {.run = collect_bad_blocks, .bad_blocks = out, .max = max};
+    cg_host_call(server, &call);
+    return call.max;
+}
+
+static void collect_stats(struct cg_host_call *call) {
+    struct cg_chunkserver *server = call->server;
+    struct cg_store_stats store;
+    struct cg_server_stats rpc;
+    cg_store_stats(server->store, &store);
+    cg_server_stats(server->server, &rpc);
+    const struct cg_service_stats *service = &server->service.stats;
+    *call->stats = (struct cg_chunkserver_stats){
+        .reads = service->reads,
+        .writes = service->writes,
+        .others = service->others,
+        .overloads = service->overloads,
+        .errors = service->errors,
+        .read_bytes = service->read_bytes,
+        .written_bytes = service->written_bytes,
+        .wal_batches = store.wal.batches,
+        .wal_records = store.wal.records,
+        .wal_bytes = store.wal.bytes,
+        .wal_used = store.wal_used,
+        .wal_capacity = store.wal_capacity,
+        .checkpoints = store.checkpoints,
+        .capacity_bytes = store.capacity_bytes,
+        .free_bytes = store.free_bytes,
+        .copysets = store.copysets,
+        .connections = rpc.connections,
+        .disk_error = store.disk_error,
+        .scrub = store.scrub,
+    };
+    cg_host_finish(call);
+}
+
+void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out) {
+    struct cg_host_call call = {.run = collect_stats, .stats = out};
+    cg_host_call(server, &call);
+}
+
+static void look_up_applied(struct cg_host_call *call) {
+    struct cg_copyset *copyset = cg_store_copyset(call->server->store, call->pool, call->copyset);
+    call->applied = copyset != NULL ? (int64_t)cg_copyset_applied(copyset) : -ENOENT;
+    cg_host_finish(call);
+}
+
+int64_t cg_chunkserver_applied(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
+    struct cg_host_call call = {.run = look_up_applied, .pool = pool, .copyset = copyset};
+    cg_host_call(server, &call);
+    return call.applied;
+}

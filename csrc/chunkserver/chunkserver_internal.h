@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// What the parts of the chunkserver share: the thread and its life (chunkserver.c), the host's
+// calls (chunkserver_host.c).
+#ifndef CG_CHUNKSERVER_CHUNKSERVER_INTERNAL_H
+#define CG_CHUNKSERVER_CHUNKSERVER_INTERNAL_H
+
+#include <pthread.h>
+
+#include "base/disk.h"
+#include "chunkserver/chunkserver.h"
+#include "chunkserver/service.h"
+#include "rpc/server.h"
+
+enum cg_stop_stage {
+    STOP_NOT,
+    STOP_DRAIN,      // what is in flight ends
+    STOP_CHECKPOINT, // what was applied is saved
+};
+
+struct cg_chunkserver {
+    struct cg_chunkserver_options options;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool started; // the thread got through its start, or not: see start_result
+    int start_result;
+    char *error;
+    size_t error_size;
+    struct cg_reactor *reactor;
+    struct cg_disk *disk;
+    struct cg_buffer_pool *pool;
+    struct cg_store *store;
+    struct cg_server *server;
+    struct cg_service service;
+    char uuid[37];
+    char address[CG_ENDPOINT_TEXT_MAX];
+    enum cg_stop_stage stop_stage;
+    uint64_t stop_deadline_ns;
+    struct cg_timer stop_timer;
+};
+
+// ---- Calls from other threads (chunkserver_host.c)
+
+struct cg_host_call {
+    struct cg_task task;
+    struct cg_chunkserver *server;
+    void (*run)(struct cg_host_call *call);
+    bool done;
+    int result;
+    uint32_t pool;
+    uint32_t copyset;
+    uint64_t id; // chunk or volume
+    uint64_t epoch;
+    uint32_t waiting;
+    struct cg_chunkserver_stats *stats;
+    struct cg_bad_block *bad_blocks;
+    uint32_t max;
+    int64_t applied;
+};
+
+// Runs call->run on the reactor's thread and waits until cg_host_finish; returns call->result.
+int cg_host_call(struct cg_chunkserver *server, struct cg_host_call *call);
+
+// The call is done: on the reactor's thread, in call->run or later.
+void cg_host_finish(struct cg_host_call *call);
+
+#endif
