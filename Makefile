@@ -124,6 +124,7 @@ fuzz: $(BUILD)/fuzz/build.ninja ## Fuzz the parsers for FUZZ_SECONDS (60) each
 sim: $(BUILD)/c/build.ninja ## Raft clusters in virtual time, SIM_ARGS (--seeds 10000); then every defect has to be found
 	meson compile -C $(BUILD)/c tests/sim/simulate
 	$(BUILD)/c/tests/sim/simulate $(SIM_ARGS)
+	$(BUILD)/c/tests/sim/simulate --wild-clocks $(SIM_ARGS)
 	$(BUILD)/c/tests/sim/simulate --defects --seeds 20000
 
 crash: $(VENV)/.built $(VENV)/.deps-test ## kill -9 at random moments under load, ROUNDS (200) times

@@ -84,6 +84,10 @@ static void ask_voters(struct cg_raft *raft) {
 }
 
 static void pre_campaign(struct cg_raft *raft) {
+    if (CG_RAFT_MUTATED(NO_PRE_VOTE)) {
+        raft_campaign(raft, false);
+        return;
+    }
     raft->role = CG_RAFT_PRE_CANDIDATE;
     raft->leader = 0;
     raft->role_changed = true;

@@ -72,7 +72,7 @@ void raft_tick_leader(struct cg_raft *raft) {
     if (raft->quiet) {
         return;
     }
-    if (!has_quorum(raft)) {
+    if (!has_quorum(raft) && !CG_RAFT_MUTATED(NO_CHECK_QUORUM)) {
         raft_become_follower(raft, raft->term, 0);
         return;
     }
@@ -111,6 +111,12 @@ static void resend(struct cg_raft *raft, struct raft_peer *peer,
     }
     if (peer->state == RAFT_PROBE) {
         peer->probing = false;
+        return;
+    }
+    if (message->received < peer->match && !CG_RAFT_MUTATED(RESTARTED_NOT_TOLD)) {
+        // It has started again since, and may not take for committed what it does not know to be
+        // ours. In an idle group no entry would tell it.
+        raft_start_probe(peer, peer->match + 1);
         return;
     }
     uint64_t received = message->received > peer->match ? message->received : peer->match;

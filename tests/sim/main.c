@@ -8,6 +8,7 @@
 //   --shrink                    makes a failing run small
 //   --defects                   every defect of mutations.c has to be found
 //   --defect NAME               puts one in
+//   --wild-clocks               clocks run off beyond all bounds: reads may be stale, nothing else
 //   --drop-faults LIST --drop-ops LIST --no-loss --no-copies --no-late --no-drift
 //                               what --shrink prints
 #include <getopt.h>
@@ -137,6 +138,7 @@ int main(int argc, char **argv) {
         {"no-copies", no_argument, NULL, 'c'},
         {"no-late", no_argument, NULL, 'a'},
         {"no-drift", no_argument, NULL, 'r'},
+        {"wild-clocks", no_argument, NULL, 'w'},
         {0},
     };
     static struct campaign campaign = {
@@ -183,6 +185,9 @@ int main(int argc, char **argv) {
             break;
         case 'a':
             options->no_late = true;
+            break;
+        case 'w':
+            options->wild_clocks = true;
             break;
         case 'r':
             options->no_drift = true;

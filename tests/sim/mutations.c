@@ -44,6 +44,10 @@ const struct sim_defect sim_defects[] = {
     CORE("window-not-reopened", WINDOW_NOT_REOPENED, "a lost answer is never made up for"),
     CORE("removed-never-leads", REMOVED_NEVER_LEADS,
          "a server left out by a half-done change gives up"),
+    CORE("no-pre-vote", NO_PRE_VOTE, "who was cut off comes back with a higher term"),
+    CORE("no-check-quorum", NO_CHECK_QUORUM, "a leader without a majority stays"),
+    CORE("restarted-not-told", RESTARTED_NOT_TOLD,
+         "a restart in an idle group never learns what is committed"),
     AROUND("no-dedup", NO_DEDUP, "a retry is a second write"),
     AROUND("durable-before-sync", DURABLE_BEFORE_SYNC, "the log reports before the sync"),
     AROUND("recycle-before-sync", RECYCLE_BEFORE_SYNC,
@@ -52,6 +56,10 @@ const struct sim_defect sim_defects[] = {
     AROUND("window-not-saved", WINDOW_NOT_SAVED, "a checkpoint forgets the request windows"),
     AROUND("rot-as-torn-tail", ROT_TAKEN_FOR_TORN_TAIL, "damage in the middle is cut off"),
     AROUND("read-before-applied", READ_BEFORE_APPLIED, "a read does not wait for the apply"),
+    AROUND("fetched-not-told", FETCHED_NOT_TOLD,
+           "the core is not told that entries were read back"),
+    AROUND("clocks-beyond-bound", CLOCKS_BEYOND_BOUND,
+           "no defect: clocks run off further than the cores are told"),
     AROUND("vote-forgotten", VOTE_FORGOTTEN_BY_CHECKPOINT, "recycling takes the vote along"),
 };
 

@@ -39,6 +39,7 @@ void sim_node_timer(struct sim *sim, struct sim_node *node) {
     node->timer_at = 0;
     cg_raft_tick(node->raft, sim_node_clock(sim, node));
     sim_node_drain(sim, node, NULL);
+    sim_check_quorum(sim, node);
 }
 
 void sim_node_wake(struct sim *sim, struct sim_node *node) {
@@ -50,22 +51,48 @@ void sim_node_wake(struct sim *sim, struct sim_node *node) {
 
 // ---- Life
 
-// Entries of 4 KiB.
+static bool in_memory(const struct sim_node *node, uint64_t index) {
+    uint32_t kept = node->sim->profile.memory_entries;
+    return kept == 0 || (index > node->cold_to && index + kept > node->applied) ||
+           (index >= node->warm_from && index < node->warm_to);
+}
+
+// Entries of 4 KiB. One that is not in memory is read back, and the core asks again.
 static uint32_t fit(void *context, uint64_t first, uint64_t last, uint32_t max_bytes,
                     uint64_t *bytes) {
-    (void)context;
-    uint64_t count = last - first + 1;
+    struct sim_node *node = context;
+    struct sim *sim = node->sim;
+    uint64_t count = 0;
     uint64_t most = max_bytes / 4096 == 0 ? 1 : max_bytes / 4096;
-    if (count > most) {
-        count = most;
+    while (count < last - first + 1 && count < most && in_memory(node, first + count)) {
+        count++;
+    }
+    if (count == 0 && !node->fetching) {
+        node->fetching = true;
+        node->fetch_from = first;
+        sim_push(sim, sim->now + sim_spread(sim, sim->profile.disk_ns), SIM_FETCHED, node->id, 0);
     }
     *bytes = count * 4096;
     return (uint32_t)count;
 }
 
+// For whom they were is not known: everybody is asked about again.
+void sim_fetched(struct sim *sim, struct sim_node *node) {
+    node->fetching = false;
+    node->warm_from = node->fetch_from;
+    node->warm_to = node->fetch_from + 1 + sim_below(sim, 8);
+    for (uint64_t id = 1; id <= sim->nodes_made; id++) {
+        if (sim->options.mutation != SIM_MUTATION_FETCHED_NOT_TOLD) {
+            cg_raft_peer_ready(node->raft, id);
+        }
+    }
+    sim_node_drain(sim, node, NULL);
+}
+
 struct sim_node *sim_node_make(struct sim *sim, const struct cg_raft_config *config) {
     struct sim_node *node = &sim->node[++sim->nodes_made];
     node->id = sim->nodes_made;
+    node->sim = sim;
     node->exists = true;
     node->clock_base = (1 + sim_below(sim, 1000)) * SIM_MS;
     node->clock_true = sim->now;
@@ -103,10 +130,15 @@ void sim_node_start(struct sim *sim, struct sim_node *node) {
         .quiesce_after_ns = sim->profile.quiesce_ns,
         .seed = sim_random(sim),
         .fit = fit,
+        .context = node,
     };
     memset(node->log, 0, sizeof(node->log));
     memset(node->proposal_term, 0, sizeof(node->proposal_term));
     memset(node->read, 0, sizeof(node->read));
+    memset(node->would_elect, 0, sizeof(node->would_elect));
+    node->told_term = 0;
+    node->fetching = false;
+    node->warm_to = 0;
     node->paused_until = 0;
     node->timer_at = 0;
     if (!sim_storage_recover(sim, node, &options)) {
@@ -124,6 +156,7 @@ void sim_node_start(struct sim *sim, struct sim_node *node) {
     }
     struct cg_raft_status status;
     cg_raft_status(node->raft, &status);
+    node->cold_to = status.last_index;
     sim_check_start(sim, node);
     sim_trace(sim, "node %lu: starts in term %lu, vote %lu, log %lu..%lu", node->id, status.term,
               status.vote, status.base_index, status.last_index);
@@ -241,9 +274,7 @@ static void role_changed(struct sim *sim, struct sim_node *node) {
                                         "retired"};
     sim_trace(sim, "node %lu: %s in term %lu, leader %lu", node->id, names[status.role],
               status.term, status.leader);
-    if (status.role == CG_RAFT_LEADER) {
-        sim_check_leader(sim, node);
-    }
+    sim_check_role(sim, node);
 }
 
 static void committed(struct sim *sim, struct sim_node *node, uint64_t index) {
@@ -298,6 +329,7 @@ void sim_node_drain(struct sim *sim, struct sim_node *node, const struct sim_mai
     while (cg_raft_next(node->raft, &action)) {
         carry_out(sim, node, &action, mail);
     }
+    sim_check_quiet(sim, node);
     arm(sim, node);
 }
 
@@ -338,6 +370,7 @@ static void receive_raft(struct sim *sim, struct sim_node *node, const struct si
     if (message.type == CG_RAFT_HEARTBEAT && message.term >= before.term) {
         node->heard_clock = sim_node_clock(sim, node);
     }
+    sim_check_heard(sim, node, &message);
     int result = cg_raft_receive(node->raft, sim_node_clock(sim, node), &message);
     cg_raft_status(node->raft, &after);
     if (message.type == CG_RAFT_VOTE && after.vote == message.from &&

@@ -82,6 +82,7 @@ static void plan_profile(struct sim *sim) {
     p->message_kib = sim_below(sim, 2) ? 64 : 12;
     p->bound_ppm = sim_below(sim, 2) ? 1000 : 200000;
     p->drift_ppm = p->bound_ppm; // within the bound, mostly at its ends
+    p->memory_entries = sim_below(sim, 2) ? 0 : (uint32_t)(1 + sim_below(sim, 16));
     for (uint32_t i = 0; i < SIM_FAULT_KINDS; i++) {
         p->weight[i] = sim_below(sim, 3) == 0 ? 0 : (uint32_t)(1 + sim_below(sim, 8));
     }
@@ -95,6 +96,10 @@ static void plan_profile(struct sim *sim) {
     }
     if (sim->options.no_late) {
         p->late_ppm = 0;
+    }
+    if (sim->options.mutation == SIM_MUTATION_CLOCKS_BEYOND_BOUND || sim->options.wild_clocks) {
+        p->bound_ppm = p->bound_ppm < 100000 ? p->bound_ppm : 100000;
+        p->drift_ppm = 500000;
     }
     if (sim->options.no_drift) {
         p->drift_ppm = 0;

@@ -8,9 +8,11 @@
 
 #include "sim.h"
 
+static const char *wanted; // the failure that is to stay
+
 static bool fails(struct sim *sim, const struct sim_options *options) {
     sim_run(sim, options);
-    return sim->failure[0] != '\0';
+    return sim->failure[0] != '\0' && (wanted == NULL || sim->failure_kind == wanted);
 }
 
 // One line of flags: true is left out.
@@ -83,10 +85,12 @@ static void print(const struct sim *sim, const struct sim_options *options) {
 
 void sim_shrink(struct sim *sim, struct sim_options *options) {
     options->trace = false;
+    wanted = NULL;
     if (!fails(sim, options)) {
         printf("it does not fail again\n");
         return;
     }
+    wanted = sim->failure_kind;
     if (sim->step < options->steps) {
         options->steps = sim->step;
     }

@@ -22,6 +22,7 @@ void sim_fail(struct sim *sim, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(sim->failure, sizeof(sim->failure), format, arguments);
     va_end(arguments);
+    sim->failure_kind = format;
     sim_trace(sim, "FAILED: %s", sim->failure);
     longjmp(sim->escape, 1);
 }
@@ -130,6 +131,9 @@ static void dispatch_node(struct sim *sim, struct sim_node *node, const struct s
     case SIM_SNAPSHOT_TIMEOUT:
         sim_snapshot_timeout(sim, node, event->number);
         break;
+    case SIM_FETCHED:
+        sim_fetched(sim, node);
+        break;
     case SIM_RESTART:
         sim_node_start(sim, node);
         break;
@@ -176,6 +180,12 @@ static void steps(struct sim *sim, uint32_t count) {
     }
 }
 
+static void steps_until(struct sim *sim, uint64_t end) {
+    while (sim->now < end && sim->event_count > 0) {
+        steps(sim, 1);
+    }
+}
+
 static void forget(struct sim *sim) {
     for (uint64_t id = 1; id <= SIM_NODES; id++) {
         struct sim_node *node = &sim->node[id];
@@ -198,12 +208,11 @@ void sim_run(struct sim *sim, const struct sim_options *options) {
         steps(sim, options->steps);
         sim_heal(sim);
         // Long enough for elections, catching up and what clients still wait for.
-        uint64_t end = sim->now + 60 * sim->profile.election_ns;
-        while (sim->now < end && sim->event_count > 0) {
-            steps(sim, 1);
-        }
-        sim_check_settled(sim);
-        sim_check_histories(sim);
+        uint64_t healed = sim->now;
+        steps_until(sim, healed + 40 * sim->profile.election_ns);
+        sim_check_settling(sim);
+        steps_until(sim, healed + 60 * sim->profile.election_ns);
+        sim_check_histories(sim, sim_check_settled(sim));
     }
     forget(sim);
     running = NULL;

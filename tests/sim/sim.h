@@ -47,6 +47,8 @@ enum sim_mutation {
     SIM_MUTATION_ROT_TAKEN_FOR_TORN_TAIL,
     SIM_MUTATION_READ_BEFORE_APPLIED,
     SIM_MUTATION_VOTE_FORGOTTEN_BY_CHECKPOINT,
+    SIM_MUTATION_FETCHED_NOT_TOLD,
+    SIM_MUTATION_CLOCKS_BEYOND_BOUND,
 };
 
 // ---- Plan
@@ -85,6 +87,7 @@ struct sim_profile {
     uint32_t bound_ppm; // what the cores are told
     uint64_t election_ns;
     uint32_t message_entries, message_kib; // caps of the cores
+    uint32_t memory_entries;               // applied ones that are in memory; 0: all
     uint32_t weight[SIM_FAULT_KINDS];      // of the kinds of faults
 };
 
@@ -93,6 +96,7 @@ struct sim_options {
     uint32_t steps;
     bool trace;
     bool no_loss, no_copies, no_late, no_drift; // for shrinking
+    bool wild_clocks; // beyond the bound: what reads return is not looked at
     bool drop_fault[SIM_FAULTS];
     bool drop_op[SIM_CLIENTS][SIM_OPS];
     enum sim_mutation mutation;
@@ -184,6 +188,7 @@ struct sim_wait {
 };
 
 struct sim_node {
+    struct sim *sim;
     uint64_t id;
     bool exists, up, dead; // dead: its disk is lost
     uint32_t incarnation;
@@ -195,9 +200,17 @@ struct sim_node {
     const struct sim_entry *log[SIM_INDEX];
     uint64_t log_first; // entries below may be gone
     uint64_t commit;    // reported
+    // Entries that are not in memory, for want of room or since a restart, are read back first
+    uint64_t cold_to, warm_from, warm_to;
+    bool fetching;
+    uint64_t fetch_from;
     // What it has promised, for the checks: its last vote, and when (on its clock) it heard the
     // leader whose heartbeat it answered
     uint64_t vote_term, vote_for, heard_clock, promised_clock;
+    // What others told it: who would elect it in which term, that it shall campaign, and as leader
+    // when it heard of them (on its clock)
+    bool quiet;
+    uint64_t would_elect[SIM_NODES + 1], told_term, heard_from[SIM_NODES + 1];
     // The machine
     uint64_t applied, applied_term;
     struct cg_raft_config applied_config;
@@ -238,6 +251,7 @@ enum sim_event_kind {
     SIM_INSTALL_READY,
     SIM_RESTART,
     SIM_SNAPSHOT_TIMEOUT,
+    SIM_FETCHED,
     SIM_CLIENT_START,
     SIM_CLIENT_RETRY,
     SIM_FAULT,
@@ -256,11 +270,13 @@ struct sim {
     struct sim_profile profile;
     jmp_buf escape;
     char failure[256];
+    const char *failure_kind; // its format
     uint64_t now;
     uint64_t order;
     uint32_t step;
-    bool calm;         // the end: faults are over, everything must settle
-    uint64_t quiet_at; // no new operations from then on
+    bool calm;             // the end: faults are over, everything must settle
+    uint64_t settled_term; // what leads when it has: nobody disturbs it any more
+    uint64_t quiet_at;     // no new operations from then on
     uint32_t faults, messages;
     uint64_t random; // for what needs no number of its own
     struct sim_event event[SIM_EVENTS];
@@ -312,6 +328,7 @@ uint64_t sim_node_clock(const struct sim *sim, const struct sim_node *node);
 void sim_node_set_rate(struct sim *sim, struct sim_node *node, int64_t ppm);
 void sim_node_settle_reads(struct sim *sim, struct sim_node *node);
 void sim_snapshot_timeout(struct sim *sim, struct sim_node *node, uint64_t peer);
+void sim_fetched(struct sim *sim, struct sim_node *node);
 void sim_node_wake(struct sim *sim, struct sim_node *node);
 void sim_install_ready(struct sim *sim, struct sim_node *node);
 struct sim_entry *sim_entry_make(struct sim *sim);
@@ -353,15 +370,20 @@ void sim_check_start(struct sim *sim, const struct sim_node *node);
 void sim_check_vote(struct sim *sim, const struct sim_node *node,
                     const struct cg_raft_message *message);
 void sim_check_send(struct sim *sim, struct sim_node *node, const struct cg_raft_message *message);
-void sim_check_leader(struct sim *sim, const struct sim_node *node);
+void sim_check_role(struct sim *sim, struct sim_node *node);
+void sim_check_heard(struct sim *sim, struct sim_node *node, const struct cg_raft_message *message);
+void sim_check_quorum(struct sim *sim, struct sim_node *node);
+void sim_check_quiet(struct sim *sim, struct sim_node *node);
 void sim_check_append(struct sim *sim, const struct sim_node *node, uint64_t index);
 void sim_check_commit(struct sim *sim, const struct sim_node *node, uint64_t index);
 void sim_check_apply(struct sim *sim, const struct sim_node *node, uint64_t index);
 void sim_check_read(struct sim *sim, const struct sim_node *node, const struct sim_wait *wait);
-void sim_check_settled(struct sim *sim);
+void sim_check_settling(struct sim *sim); // some time before the end
+// Returns who leads at the end; NULL: nobody can.
+const struct sim_node *sim_check_settled(struct sim *sim);
 
 // linear.c
-void sim_check_histories(struct sim *sim);
+void sim_check_histories(struct sim *sim, const struct sim_node *last);
 
 // mutations.c
 struct sim_defect {
