@@ -15,6 +15,8 @@ BENCH_ARGS ?=
 VM ?= yes
 ROUNDS ?= 200
 FUZZ_SECONDS ?= 60
+# Options of the chaos campaign, e.g. make chaos CHAOS_ARGS="--seed 7 --rounds 100"
+CHAOS_ARGS ?=
 # Options of the simulator, e.g. make sim SIM_ARGS="--seed 229 --seeds 1 --trace"
 SIM_ARGS ?= --seeds 10000
 
@@ -130,7 +132,8 @@ sim: $(BUILD)/c/build.ninja ## Raft clusters in virtual time, SIM_ARGS (--seeds 
 crash: $(VENV)/.built $(VENV)/.deps-test ## kill -9 at random moments under load, ROUNDS (200) times
 	$(BIN)/python tests/cluster/crash_campaign.py --rounds $(ROUNDS)
 
-chaos: crash
+chaos: $(VENV)/.built $(VENV)/.deps-test ## Hosts, networks, disks and processes fail under load, CHAOS_ARGS (--rounds 20)
+	$(BIN)/python tests/chaos/campaign.py $(CHAOS_ARGS)
 
 power: $(VENV)/.built $(VENV)/.deps-test $(VENV)/.deps-vm ## Power loss of a virtual machine under load, ROUNDS times
 	$(BIN)/python tests/vm/power_loss.py --rounds $(ROUNDS)

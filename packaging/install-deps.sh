@@ -14,7 +14,8 @@ declare -A packages=(
     [build]="gcc libc6-dev make pkg-config protobuf-compiler nanopb libnanopb-dev liburing-dev
              libisal-dev nettle-dev python3 python3-dev python3-venv nbdkit-plugin-dev"
     [run]="nbdkit nbdkit-plugin-python libnbd-bin qemu-utils fio e2fsprogs tgt"
-    [test]="libcmocka-dev python3-libnbd xfsprogs libiscsi-dev libiscsi-bin qemu-block-extra"
+    [test]="libcmocka-dev python3-libnbd xfsprogs libiscsi-dev libiscsi-bin qemu-block-extra
+            nftables"
     [lint]="clang-format-14"
     [fuzz]="clang-14 libclang-rt-14-dev libcmocka-dev"
     [vm]="qemu-system-x86 qemu-block-extra linux-image-amd64 busybox-static nbd-client iproute2 kmod

@@ -56,6 +56,10 @@ class Layout:
         region, start = self._region(cell)
         return start + region.cells - cell
 
+    def region_of(self, cell: int) -> int:
+        """The number of the region that holds a cell."""
+        return self.regions.index(self._region(cell)[0])
+
     def runs(self, limit: int) -> Iterator[tuple[int, int]]:
         """All cells as (first, count) of at most `limit` cells."""
         for region, start in zip(self.regions, self._starts, strict=True):

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""An MDS, chunkservers and clients, each on a host of its own, and what can be done to them."""
+
+import itertools
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.process import Daemon, says, wait_until
+from support.tools import CLEAN_ENV, COPYGATE, ROOT, run
+
+from chaos.client import FENCED, parse_layout
+from chaos.disks import Disk
+from chaos.history import FAILED, READ, SEEN, WRITE, WRITTEN, Follower, Record
+from chaos.network import Network
+
+_MDS, _GRPC, _CHUNKSERVER = 6700, 6701, 6710
+_VOLUME = "4G"
+# Runs of cells in three chunks of the first segment, over a chunk's border, and in the second
+# segment. Each starts in the middle of a block of 4 KiB.
+_CELLS = 12
+_CHUNK, _SEGMENT = 16 << 20, 1 << 30
+_STARTS = (2048, 2 * _CHUNK - 3072, 5 * _CHUNK + 7 * 512, 9 * _CHUNK + 2048, _SEGMENT + 2048)
+LAYOUT = ",".join(f"{start}:{_CELLS}" for start in _STARTS)
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a client does, over all its lives."""
+
+    name: str
+    host: str
+    volume: str
+    mode: str
+    threads: int = 4
+
+
+class ClientProcess:
+    """One client; killed and started again it is another to the store, with a file of its own."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, role: Role, network: Network, mds: str, folder: Path, seed: int) -> None:
+        self.role = role
+        self._network = network
+        self._mds = mds
+        self._folder = folder
+        self._seed = seed
+        self._layout = parse_layout(LAYOUT)
+        self.lives: list[list[Record]] = []
+        self.daemon: Daemon | None = None
+        self._follower: Follower | None = None
+        self._begun: dict[int, Record] = {}
+        self.failures = 0
+        self.longest_s = 0.0
+        self._mark = 0
+        self._resumed: dict[int, int] = {}
+
+    def launch(self, *, once: bool = False) -> None:
+        """Starts a new life; does not wait."""
+        number = next(self._numbers)
+        name = f"{self.role.name}-{number}"
+        history = self._folder / f"{name}.history"
+        argv = [sys.executable, "-P", "-m", "chaos.client", "--mds", self._mds]
+        argv += ["--volume", self.role.volume, "--mode", self.role.mode, "--layout", LAYOUT]
+        argv += ["--client", str(number), "--threads", str(self.role.threads)]
+        argv += ["--history", str(history), "--seed", str(self._seed)]
+        if once:
+            argv.append("--once")
+        log = self._folder / f"{name}.log"
+        env = {**CLEAN_ENV, "PYTHONPATH": str(ROOT / "tests")}
+        self._follower = Follower(history)
+        self._begun = {}
+        self.lives.append([])
+        self.daemon = Daemon(
+            name,
+            self._network.argv(self.role.host, argv),
+            log,
+            lambda: says(log, "opened"),
+            env=env,
+            ready_timeout=70,
+        )
+        self.daemon.launch()
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.poll()
+
+    def finish(self) -> None:
+        """Lets the operations under way end, and the process. AssertionError if it fails."""
+        assert self.daemon is not None
+        self.daemon.wait_ready()
+        self.daemon.send_signal(signal.SIGTERM)
+        self.join()
+
+    def join(self) -> None:
+        """Waits for its end."""
+        assert self.daemon is not None
+        status = self.daemon.wait(60)
+        self.poll()
+        assert status == 0, f"{self.daemon.name} ended with {status}: {self._tail()}"
+
+    def check(self) -> None:
+        """AssertionError if it died by itself."""
+        assert self.daemon is not None
+        if not self.daemon.running:
+            status = self.daemon.wait(1)
+            why = "the volume was taken over" if status == FENCED else f"status {status}"
+            raise AssertionError(f"{self.daemon.name} ended by itself, {why}: {self._tail()}")
+
+    def _tail(self) -> str:
+        assert self.daemon is not None
+        return self.daemon.log.read_text(errors="replace")[-2000:]
+
+    def mark(self) -> None:
+        """From now on resume_time() counts."""
+        self.poll()
+        self._mark = time.monotonic_ns()
+        self._resumed = {}
+
+    def poll(self) -> None:
+        """Takes in what the process has noted since."""
+        if self._follower is None:
+            return
+        for record in self._follower.read():
+            self.lives[-1].append(record)
+            if record.event in {READ, WRITE}:
+                self._begun[record.thread] = record
+            elif record.event in {SEEN, WRITTEN, FAILED}:
+                self._ended(record, self._begun[record.thread])
+
+    def _ended(self, record: Record, begin: Record) -> None:
+        self.longest_s = max(self.longest_s, (record.time - begin.time) / 1e9)
+        if record.event == FAILED:
+            self.failures += 1
+        elif begin.time >= self._mark:
+            region = self._layout.region_of(record.cell)
+            self._resumed.setdefault(region, record.time)
+
+    def resume_time(self) -> float | None:
+        """Seconds from mark() until an operation that began later had ended well in each region;
+        None: not yet."""
+        self.poll()
+        if len(self._resumed) < len(self._layout.regions):
+            return None
+        return (max(self._resumed.values()) - self._mark) / 1e9
+
+
+class Cluster:
+    """Starts everything; the methods are what a campaign does to it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        network: Network,
+        hosts: Sequence[str],
+        *,
+        replicas: int,
+        megabytes: int,
+        shim: Path | None,
+        breakable: Sequence[str],
+    ) -> None:
+        self.folder = folder
+        self.network = network
+        self.replicas = replicas
+        self.disks = {host: Disk(folder, host, megabytes) for host in hosts}
+        mds = network.address("mds")
+        self.mds_address = f"{mds}:{_MDS}"
+        self._mds_options = ["--mds", self.mds_address, "--mds-grpc", f"{mds}:{_GRPC}"]
+        self.mds = Daemon(
+            "mds",
+            network.argv("mds", self._mds_argv()),
+            folder / "mds.log",
+            lambda: self.accepts("mds", _MDS) and self.accepts("mds", _GRPC),
+            env=CLEAN_ENV,
+        )
+        self.chunkservers = {
+            host: self._chunkserver(host, shim if host in breakable else None) for host in hosts
+        }
+
+    def _mds_argv(self) -> list[str]:
+        mds = self.network.address("mds")
+        argv = [COPYGATE, "mds", "--data", str(self.folder / "mds"), "--allow-remote"]
+        argv += ["--listen", f"{mds}:{_MDS}", "--grpc-listen", f"{mds}:{_GRPC}"]
+        if self.replicas > 1:
+            argv += ["--replicas", str(self.replicas)]
+        return argv
+
+    def _chunkserver(self, host: str, shim: Path | None) -> Daemon:
+        disk = self.disks[host]
+        where = f"{self.network.address(host)}:{_CHUNKSERVER}"
+        argv = [COPYGATE, *self._mds_options, "chunkserver", "--data", str(disk.data)]
+        argv += ["--listen", where, "--allow-remote", "--zone", host]
+        argv += ["--wal-size", "64M", "--reserve", "32M"]
+        env = CLEAN_ENV
+        if shim is not None:
+            # The shim is between the process and libc, where io_uring does not pass.
+            argv += ["--backend", "epoll"]
+            env = {**CLEAN_ENV, **disk.environment(shim)}
+        log = self.folder / f"{host}.log"
+        return Daemon(
+            host,
+            self.network.argv(host, argv),
+            log,
+            lambda: self.accepts(host, _CHUNKSERVER),
+            env=env,
+        )
+
+    def accepts(self, host: str, port: int) -> bool:
+        """Whether somebody accepts connections there. Asks on the host itself."""
+
+        def connect() -> bool:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                return probe.connect_ex((self.network.address(host), port)) == 0
+
+        return self.network.on(host, connect)
+
+    def start(self) -> None:
+        """Starts the MDS and the chunkservers, and waits until the MDS knows them."""
+        self.mds.start()
+        self.start_chunkservers()
+
+    def start_chunkservers(self) -> None:
+        """Starts all of them, and waits until the MDS knows them."""
+        for daemon in self.chunkservers.values():
+            daemon.launch()
+        for daemon in self.chunkservers.values():
+            daemon.wait_ready()
+            wait_until(
+                lambda d=daemon: says(d.log, "registered as chunkserver"),  # type: ignore[misc]
+                20,
+                f"registration of {daemon.name}",
+            )
+
+    def stop_chunkservers(self) -> None:
+        """Stops all of them in order, each with a checkpoint."""
+        for daemon in self.chunkservers.values():
+            daemon.stop()
+
+    def close(self) -> None:
+        """Ends everything at once; the files stay, those of the disks in their images."""
+        for daemon in (*self.chunkservers.values(), self.mds):
+            daemon.kill()
+        for disk in self.disks.values():
+            disk.close()
+
+    def check(self) -> None:
+        """AssertionError if a daemon died by itself."""
+        for daemon in (self.mds, *self.chunkservers.values()):
+            assert daemon.running, f"{daemon.name} died by itself; see {daemon.log}"
+
+    def copygate(self, *arguments: str) -> str:
+        """Runs `copygate` on the MDS's host; returns what it printed."""
+        return run(*self.network.argv("mds", [COPYGATE, *self._mds_options, *arguments])).stdout
+
+    def create_volume(self, name: str) -> None:
+        """Creates a volume for the clients' layout."""
+        self.copygate("volume", "create", name, _VOLUME)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The short form of tests/chaos/campaign.py; `make chaos` runs the long one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from chaos import network as chaos_network
+from support.tools import ROOT, run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(chaos_network.missing() is not None, reason=chaos_network.missing() or ""),
+]
+
+
+def _campaign(folder: Path, *options: str) -> str:
+    # In a process of its own: it takes a mount namespace for itself.
+    campaign = ROOT / "tests/chaos/campaign.py"
+    words = ["--folder", str(folder / "chaos"), *options]
+    return run(sys.executable, "-P", campaign, *words, timeout=230).stdout
+
+
+def test_one_replica_survives_everything(data_folder: Path) -> None:
+    """The network, the process and the disk of a chunkserver fail; nothing is lost."""
+    printed = _campaign(
+        data_folder,
+        *("--replicas", "1", "--chunkservers", "1"),
+        *("--rounds", "1", "--episodes", "6", "--seed", "3"),
+    )
+    assert "histories linearizable" in printed
