@@ -108,12 +108,7 @@ CG_API void cg_client_destroy(struct cg_client *client) {
     if (client->mode == CG_CLIENT_OWN_THREAD) {
         cg_client_stop_thread(client);
     }
-    struct cg_list *node;
-    while ((node = cg_list_pop_front(&client->servers)) != NULL) {
-        struct vol_server *server = CG_CONTAINER_OF(node, struct vol_server, node);
-        cg_channel_destroy(server->channel);
-        free(server);
-    }
+    vol_servers_free(client);
     cg_mds_destroy(&client->mds);
     cg_reactor_destroy(client->reactor);
     free(client);

@@ -158,6 +158,10 @@ int vol_reply_decode(const uint8_t *bytes, uint32_t length, struct vol_reply *ou
             out->status = (uint32_t)value;
             has_status = true;
             break;
+        case curve_chunkserver_ChunkResponse_redirect_tag << 3 | WIRE_LENGTH:
+            out->redirect = extent;
+            out->redirect_length = (uint32_t)value;
+            break;
         case curve_chunkserver_ChunkResponse_mismatchOffset_tag << 3 | WIRE_VARINT:
             out->mismatch = (uint32_t)value;
             break;

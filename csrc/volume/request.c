@@ -17,6 +17,8 @@
 #define RPC_TIMEOUT_MAX    3U // doublings: 8 s
 #define RETRY_DELAY_NS     (100 * CG_NS_PER_MS)
 #define REDIRECT_DELAY_NS  (10 * CG_NS_PER_MS)
+#define REDIRECTS_AT_ONCE  3U // of one request; those after them are followed after a pause
+#define DELAY_DOUBLINGS    3U
 #define OVERLOAD_DELAY_NS  (100 * CG_NS_PER_MS)
 #define OVERLOAD_MAX_NS    (8 * CG_NS_PER_S)
 #define OVERLOAD_DOUBLINGS 7U
@@ -158,6 +160,8 @@ void vol_request_start(struct vol_request *request) {
     struct cg_volume *volume = request->volume;
     request->timeouts = 0;
     request->overloads = 0;
+    request->redirects = 0;
+    request->failures = 0;
     request->retry_delay_ns = 0;
     request->sent_to = NULL;
     request->hole = false;
@@ -248,6 +252,8 @@ static void send_now(struct vol_request *request) {
     }
     request->sent_to = server;
     request->in_flight = true;
+    request->copyset->outstanding++;
+    vol_server_sent(server, request);
     vol_local_sending(request);
     cg_channel_call(server->channel, call);
 }
@@ -267,6 +273,19 @@ static void on_timer(struct cg_timer *timer) {
     } else {
         send_now(request);
     }
+}
+
+// Growing from the first to the longest with each time that something has happened before.
+static uint64_t growing_delay(uint64_t first, uint32_t times) {
+    uint64_t delay = first << (times < DELAY_DOUBLINGS ? times : DELAY_DOUBLINGS);
+    return delay < RETRY_DELAY_NS ? delay : RETRY_DELAY_NS;
+}
+
+// The pause before the same leader is asked again that gave no answer. Our own may have become the
+// leader anew; libcurve's is constant.
+static uint64_t failure_delay(struct vol_request *request) {
+    return request->volume->native ? growing_delay(REDIRECT_DELAY_NS, request->failures++)
+                                   : RETRY_DELAY_NS;
 }
 
 // The leader did not do: find out who leads now. If it is another one, it is asked at once.
@@ -293,6 +312,35 @@ void vol_request_routed(struct vol_request *request) {
         retry_after(request, request->retry_delay_ns);
     } else {
         send_now(request);
+    }
+}
+
+void vol_request_move(struct vol_request *request) {
+    assert(request->in_flight && !request->moving);
+    request->moving = true;
+    cg_channel_cancel(request->sent_to->channel, &request->call);
+    request->moving = false;
+    vol_local_failed(request);
+    send_now(request);
+}
+
+// It is led by another one: by the one that the answer names, or as another request has found out.
+static void follow(struct vol_request *request, const struct vol_reply *reply) {
+    struct vol_copyset *copyset = request->copyset;
+    vol_count(&request->volume->counters.redirects, 1);
+    bool at_once = request->redirects < REDIRECTS_AT_ONCE;
+    uint64_t delay =
+        growing_delay(REDIRECT_DELAY_NS, at_once ? 0 : request->redirects - REDIRECTS_AT_ONCE);
+    request->redirects++;
+    const struct vol_server *leader = vol_copyset_leader(copyset);
+    if ((leader == NULL || leader == request->sent_to) &&
+        !vol_copyset_take_hint(copyset, request->sent_to, reply->redirect,
+                               reply->redirect_length)) {
+        reroute(request, delay);
+    } else if (at_once) {
+        send_now(request);
+    } else {
+        retry_after(request, delay); // they send each other's away
     }
 }
 
@@ -362,15 +410,15 @@ static void on_success(struct vol_request *request) {
     finish(request, 0);
 }
 
-static void on_status(struct vol_request *request, uint32_t status) {
+static void on_status(struct vol_request *request, const struct vol_reply *reply) {
     struct cg_volume *volume = request->volume;
+    uint32_t status = reply->status;
     switch (status) {
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS:
         on_success(request);
         return;
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_REDIRECTED:
-        vol_count(&volume->counters.redirects, 1);
-        reroute(request, REDIRECT_DELAY_NS);
+        follow(request, reply);
         return;
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_CHUNK_NOTEXIST:
         on_missing_chunk(request);
@@ -396,7 +444,8 @@ static void on_status(struct vol_request *request, uint32_t status) {
         refuse(request, status, -EBADMSG);
         return;
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_COPYSET_NOTEXIST:
-        reroute(request, RETRY_DELAY_NS); // it has moved
+        vol_copyset_fetch_peers(request->copyset); // it has moved
+        reroute(request, RETRY_DELAY_NS);
         return;
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_FAILURE_UNKNOWN:
         retry_after(request, RETRY_DELAY_NS);
@@ -409,25 +458,9 @@ static void on_status(struct vol_request *request, uint32_t status) {
     }
 }
 
-static void on_reply(struct cg_rpc_call *call) {
-    struct vol_request *request = CG_CONTAINER_OF(call, struct vol_request, call);
+// No answer to be understood came.
+static void on_failure(struct vol_request *request, int status) {
     struct cg_volume *volume = request->volume;
-    request->in_flight = false;
-    struct vol_reply reply;
-    int status = call->status;
-    if (status == 0) {
-        status = vol_reply_decode(call->reply, call->reply_length, &reply);
-    }
-    if (status == 0) {
-        if (reply.status != curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_REDIRECTED) {
-            vol_copyset_confirm(request->copyset);
-        }
-        request->mismatch = reply.mismatch;
-        request->runs = reply.runs;
-        request->runs_length = reply.runs_length;
-        on_status(request, reply.status);
-        return;
-    }
     if (status == -ECANCELED) {
         finish(request, volume->fenced != 0 ? volume->fenced : -ESHUTDOWN);
         return;
@@ -440,8 +473,46 @@ static void on_reply(struct cg_rpc_call *call) {
     if (status == -ETIMEDOUT) {
         vol_count(&volume->counters.timeouts, 1);
         request->timeouts++;
+    } else if (vol_server_is_loss(status)) {
+        vol_server_lost(request->sent_to);
     }
-    reroute(request, RETRY_DELAY_NS);
+    reroute(request, failure_delay(request));
+}
+
+// Only the leader answers so.
+static bool is_leaders(uint32_t status) {
+    return status == curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS ||
+           status == curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_CHUNK_NOTEXIST ||
+           status == curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_MISCOMPARE;
+}
+
+static void on_reply(struct cg_rpc_call *call) {
+    struct vol_request *request = CG_CONTAINER_OF(call, struct vol_request, call);
+    request->in_flight = false;
+    request->copyset->outstanding--;
+    cg_list_remove(&request->node);
+    if (request->moving) {
+        return;
+    }
+    struct vol_reply reply;
+    int status = call->status;
+    if (status == 0 || status == -EREMOTEIO) {
+        vol_server_heard(request->sent_to);
+    }
+    if (status == 0) {
+        status = vol_reply_decode(call->reply, call->reply_length, &reply);
+    }
+    if (status != 0) {
+        on_failure(request, status);
+        return;
+    }
+    if (is_leaders(reply.status)) {
+        vol_copyset_confirm(request->copyset, request->sent_to);
+    }
+    request->mismatch = reply.mismatch;
+    request->runs = reply.runs;
+    request->runs_length = reply.runs_length;
+    on_status(request, &reply);
 }
 
 int vol_requests_create(struct cg_volume *volume) {

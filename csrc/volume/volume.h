@@ -8,7 +8,9 @@
 //   transfer.c   cuts it into requests, waits for segments, slots and the lease
 //   segment.c    which chunks a segment has; allocation on the first write
 //   request.c    sends one request, understands the answer, sends it again
-//   copyset.c    where a copyset's leader is
+//   copyset.c    where a copyset lives
+//   leader.c     which of its servers leads it
+//   server.c     which servers answer at present
 //   shortcut.c   reads without a request, on the chunkserver's own machine (local_read.c)
 //   clone.c      data that is still in another volume
 //   open.c       opening: session, epoch (open_calls.c: the public calls); close.c
@@ -167,7 +169,7 @@ bool vol_status_add(struct vol_io *io, uint64_t length, bool allocated);
 
 struct vol_request {
     struct cg_rpc_call call;
-    struct cg_list node;      // free list; or a copyset's waiters
+    struct cg_list node;      // free list; a copyset's waiters; in flight: its server's
     struct cg_list unsettled; // in order of sequence; changing requests of native volumes
     struct cg_timer timer;    // backoff, or the deadline while waiting
     struct cg_volume *volume;
@@ -179,12 +181,16 @@ struct vol_request {
     uint64_t sequence;
     uint64_t segment_offset; // bytes, in the order of the segment's chunks
     uint64_t retry_delay_ns; // if the leader turns out to be the same
+    uint64_t sent_ns;        // the last try
     uint32_t chunk_offset;
     uint32_t length;
     uint32_t timeouts;
     uint32_t overloads;
-    uint8_t kind; // enum vol_kind
+    uint32_t redirects;
+    uint32_t failures; // tries that got no answer
+    uint8_t kind;      // enum vol_kind
     bool in_flight;
+    bool moving;                // taken back from its server, to be sent to another one
     bool waiting;               // for a leader
     bool paused;                // for the lease
     uint32_t mismatch;          // COMPARE_AND_WRITE
@@ -218,6 +224,9 @@ void vol_request_start(struct vol_request *request);
 // Its copyset's leader is known (again).
 void vol_request_routed(struct vol_request *request);
 
+// Its copyset is led by another server than the one that owes the answer: asks that one.
+void vol_request_move(struct vol_request *request);
+
 // Sends the paused ones on, or fails them if the volume is fenced.
 void vol_requests_resume(struct cg_volume *volume);
 
@@ -233,6 +242,8 @@ struct vol_reply {
     uint32_t mismatch;
     const uint8_t *runs;
     uint32_t runs_length;
+    const uint8_t *redirect; // text
+    uint32_t redirect_length;
 };
 // Decodes a ChunkResponse. 0 or -EPROTO.
 int vol_reply_decode(const uint8_t *bytes, uint32_t length, struct vol_reply *out);
@@ -244,13 +255,47 @@ const uint8_t *vol_varint(const uint8_t *at, const uint8_t *end, uint64_t *out);
 
 struct vol_server {
     struct cg_list node;
+    struct cg_client *client;
     struct cg_channel *channel;
+    struct cg_list outstanding; // requests, in the order in which they were sent
+    struct cg_timer watch;      // looks after them
+    uint64_t heard_ns;          // when it last answered anything
+    uint64_t ask_at_ns;         // while away: not to be asked before
+    uint64_t pause_ns;          // while away: from one question to the next
+    bool away;                  // its connection was lost, or it is silent
     char address[CG_MDS_ADDRESS_MAX];
 };
+
+// Without an answer for this long a server of our own store is doubted: its heartbeats would have
+// told, and the others may have chosen another leader.
+#define VOL_DOUBT_NS (400 * CG_NS_PER_MS)
 
 // The client's connection to a chunkserver. NULL when the address makes no sense or memory is
 // short.
 struct vol_server *vol_server_get(struct cg_client *client, const char *address);
+void vol_servers_free(struct cg_client *client);
+
+// A request has been sent to it.
+void vol_server_sent(struct vol_server *server, struct vol_request *request);
+
+// It has answered something.
+void vol_server_heard(struct vol_server *server);
+
+// The connection was lost or cannot be made, or it is silent. Until it is heard again it leads
+// nothing: the leaders of all copysets that it led are looked for, and it is asked itself ever more
+// rarely. Nothing of that happens inside. Harmless when it is known.
+void vol_server_lost(struct vol_server *server);
+
+// What a call to a server ended with: whether that means vol_server_lost.
+bool vol_server_is_loss(int status);
+
+// Whether it may be asked which copysets it leads; if it is away, the asker must then call
+// vol_server_heard or vol_server_unanswered when the question has ended.
+bool vol_server_may_ask(struct vol_server *server);
+void vol_server_unanswered(struct vol_server *server);
+
+// Another server says that this one, which is away, leads: it is asked soon.
+void vol_server_named(struct vol_server *server);
 
 struct vol_peer {
     char internal[CG_MDS_ADDRESS_MAX]; // as replicas name it
@@ -267,13 +312,17 @@ struct vol_copyset {
     uint32_t id;
     struct vol_peer peers[CG_MDS_PEERS_MAX];
     unsigned peer_count;
-    int leader; // index, or -1
-    int last_leader;
-    unsigned rounds;   // of asking for the leader, failed
-    unsigned suspects; // times in a row that the leader was doubted
+    int leader;                      // index, or -1
+    const struct vol_server *denied; // it said that it does not lead, or went away; or NULL
+    unsigned outstanding;            // requests in flight
+    unsigned rounds;                 // of asking for the leader, without success
+    unsigned suspects;               // times in a row that the leader was doubted
     bool looking;
-    struct cg_timer timer; // between rounds
-    struct vol_leader_query *query;
+    bool doubting;                  // looking while the leader is still used
+    uint64_t doubted_ns;            // when that last began
+    uint64_t peers_asked_ns;        // when the metadata server was last asked
+    struct cg_timer timer;          // the next step of looking
+    struct vol_leader_query *query; // while looking
     struct cg_mds_call peers_call;
 };
 
@@ -286,18 +335,38 @@ void vol_copysets_free(struct cg_volume *volume);
 int vol_copyset_take_peers(struct cg_volume *volume, uint32_t pool,
                            const struct cg_mds_server *servers, uint32_t count);
 
+// Asks the metadata server where the copyset lives, unless that is under way or was done just now.
+void vol_copyset_fetch_peers(struct vol_copyset *copyset);
+
 static inline struct vol_server *vol_copyset_leader(const struct vol_copyset *copyset) {
     return copyset->leader < 0 ? NULL : copyset->peers[copyset->leader].server;
 }
+
+// ---- Leaders
 
 // Looks for the leader unless that is under way; vol_request_routed is called, later, for each
 // request on copyset->waiting. `suspect` (may be NULL): the server that did not do.
 void vol_copyset_find_leader(struct vol_copyset *copyset, const struct vol_server *suspect);
 
-// A request was answered by the leader.
-static inline void vol_copyset_confirm(struct vol_copyset *copyset) {
-    copyset->suspects = 0;
-}
+// The leader owes an answer for long: asks the others, while it is used on.
+void vol_copyset_doubt(struct vol_copyset *copyset);
+
+// `server` is away: it leads none of the volume's copysets any more.
+void vol_leaders_forget(struct cg_volume *volume, const struct vol_server *server);
+
+// `from` says that the server with this address leads ("ip:port", as clients or as replicas name
+// it, with or without ":index"). True: another peer that is not away; it is the leader from now on.
+bool vol_copyset_take_hint(struct vol_copyset *copyset, const struct vol_server *from,
+                           const uint8_t *text, uint32_t length);
+
+// Ends looking, and what waits for it stays where it is.
+void vol_copyset_stop_looking(struct vol_copyset *copyset);
+
+// The peers have become others.
+void vol_copyset_ask_anew(struct vol_copyset *copyset);
+
+// `server` has done what only a leader does.
+void vol_copyset_confirm(struct vol_copyset *copyset, const struct vol_server *server);
 
 // ---- Segments
 

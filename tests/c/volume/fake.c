@@ -32,6 +32,10 @@ static bool read_all(struct fake_connection *connection, void *data, size_t leng
             atomic_load(&connection->server->fake->stop)) {
             return false;
         }
+        if (atomic_load(&connection->server->stopped)) {
+            usleep(1000);
+            continue;
+        }
         ssize_t n = recv(connection->fd, at, length, MSG_DONTWAIT);
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
             return false;
@@ -206,10 +210,15 @@ static void *serve(void *argument) {
         if (poll(&ready, 1, 20) <= 0) {
             continue;
         }
+        if (atomic_load(&server->stopped)) {
+            usleep(1000);
+            continue;
+        }
         int fd = accept(server->listener, NULL, NULL);
         if (fd < 0) {
             continue;
         }
+        atomic_fetch_add(&server->accepted, 1);
         if (atomic_load(&server->down)) {
             close(fd);
             continue;
@@ -301,6 +310,10 @@ unsigned fake_count(struct fake *fake, const char *method) {
 
 void fake_down(struct fake *fake, int server, bool down) {
     atomic_store(&fake->servers[server].down, down);
+}
+
+void fake_stop_server(struct fake *fake, int server, bool stopped) {
+    atomic_store(&fake->servers[server].stopped, stopped);
 }
 
 int fake_peer(const struct fake *fake, int index) {

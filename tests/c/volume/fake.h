@@ -73,7 +73,9 @@ struct fake_server {
     pthread_t thread;
     struct fake *fake;
     int index;
-    atomic_bool down; // refuses connections and closes those it has
+    atomic_bool down;     // refuses connections and closes those it has
+    atomic_bool stopped;  // as a stopped process: what it is sent stays in the socket
+    atomic_uint accepted; // connections so far
 };
 
 struct fake {
@@ -98,7 +100,10 @@ struct fake {
     // Under `lock`, also for tests.
     pthread_mutex_t lock;
     enum fake_verdict (*hook)(struct fake_seen *seen);
-    int leader; // index of the peer
+    int leader;                // index of the peer
+    int named[FAKE_PEERS_MAX]; // whom each peer names as the leader: 0 the one that is, -1 nobody,
+                               // else the index + 1
+    bool hints;                // redirects have the address of whom the peer names
     uint64_t seq;
     uint64_t epoch;       // of the file
     uint64_t store_epoch; // what chunkservers were told
@@ -137,6 +142,9 @@ unsigned fake_count(struct fake *fake, const char *method);
 
 // Breaks all connections of a server, and refuses new ones until it is up again.
 void fake_down(struct fake *fake, int server, bool down);
+
+// Stops a server; what it was sent meanwhile is done when it goes on.
+void fake_stop_server(struct fake *fake, int server, bool stopped);
 
 // The index in `servers` of the i-th chunkserver.
 int fake_peer(const struct fake *fake, int index);

@@ -436,6 +436,24 @@ static void serve_chunk(struct fake *fake, const struct fake_call *call,
     free(runs);
 }
 
+// The peer that a chunkserver names as the leader; -1: none.
+static int named_by(const struct fake *fake, int server) {
+    int named = fake->named[server - fake->mds_count];
+    return named > 0 ? named - 1 : named == 0 ? fake->leader : -1;
+}
+
+static void redirect(struct fake *fake, int server, struct fake_reply *reply) {
+    curve_chunkserver_ChunkResponse m = curve_chunkserver_ChunkResponse_init_zero;
+    int leader = named_by(fake, server);
+    m.status = curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_REDIRECTED;
+    m.has_redirect = fake->hints && leader >= 0;
+    snprintf(m.redirect, sizeof(m.redirect), "127.0.0.1:%d",
+             leader >= FAKE_PEERS_MAX
+                 ? 1
+                 : fake->servers[fake_peer(fake, leader < 0 ? 0 : leader)].port);
+    fake_reply_with(reply, curve_chunkserver_ChunkResponse_fields, &m);
+}
+
 static void answer_status(struct fake_reply *reply, int32_t status) {
     curve_chunkserver_ChunkResponse m = curve_chunkserver_ChunkResponse_init_zero;
     m.status = (curve_chunkserver_CHUNK_OP_STATUS)status;
@@ -445,7 +463,7 @@ static void answer_status(struct fake_reply *reply, int32_t status) {
 static void on_chunk(struct fake *fake, const struct fake_call *call, const chunk_request *request,
                      const char *source, struct fake_reply *reply) {
     if (call->connection->server->index != fake_peer(fake, fake->leader)) {
-        answer_status(reply, curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_REDIRECTED);
+        redirect(fake, call->connection->server->index, reply);
         return;
     }
     int32_t status = judge(fake, call, request, source);
@@ -457,11 +475,16 @@ static void on_chunk(struct fake *fake, const struct fake_call *call, const chun
     serve_chunk(fake, call, request, reply);
 }
 
-static void on_leader(struct fake *fake, struct fake_reply *reply) {
+static void on_leader(struct fake *fake, int server, struct fake_reply *reply) {
+    int leader = named_by(fake, server);
+    if (leader < 0) {
+        reply->error_code = 2;
+        return;
+    }
     curve_chunkserver_GetLeaderResponse2 m = curve_chunkserver_GetLeaderResponse2_init_zero;
     m.leader.has_address = true;
     snprintf(m.leader.address, sizeof(m.leader.address), "127.0.0.1:%d:0",
-             fake->servers[fake_peer(fake, fake->leader)].port);
+             fake->servers[fake_peer(fake, leader)].port);
     fake_reply_with(reply, curve_chunkserver_GetLeaderResponse2_fields, &m);
 }
 
@@ -505,7 +528,7 @@ static void dispatch(struct fake *fake, struct fake_call *call, const chunk_requ
     } else if (strcmp(method, "GetChunkServerListInCopySets") == 0) {
         on_peers(fake, reply);
     } else if (strcmp(method, "GetLeader") == 0) {
-        on_leader(fake, reply);
+        on_leader(fake, call->connection->server->index, reply);
     } else if (strcmp(method, "UpdateEpoch") == 0) {
         on_update_epoch(fake, call, reply);
     } else if (fake->no_state_service || !fake_state(fake, call, reply, entry)) {
