@@ -138,6 +138,7 @@ struct cg_mds_call {
     uint32_t chunk_count;
     struct cg_mds_server *servers;
     uint32_t server_count;
+    uint32_t replicas; // RAISE_EPOCH: of the copyset that has the fewest; 0: not told
     // OPEN: what a clone's missing data comes from, and which of its segments exist. NULL, 0: not
     // told. Released by cg_mds_call_free, too.
     char *clone_source;

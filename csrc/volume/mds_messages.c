@@ -404,6 +404,7 @@ static int decode_raise_epoch(struct cg_mds_call *call, pb_istream_t *stream) {
         return -EPROTO;
     }
     call->status = m.statusCode;
+    call->replicas = m.has_replicas ? m.replicas : 0;
     if (m.has_fileInfo) {
         copy_file(&call->file, &m.fileInfo, false);
     }

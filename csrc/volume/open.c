@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Opening a volume: OpenFile; for the exclusive writer IncreaseFileEpoch, and the new epoch told to
-// every chunkserver that may hold a part of the volume, all of which must answer: from then on they
-// refuse whoever had it before.
+// the chunkservers that may hold a part of the volume, until every copyset has it: from then on
+// they refuse whoever had it before.
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -147,6 +147,14 @@ static void send_update(struct epoch_update *update) {
     cg_channel_call(update->server->channel, &update->call);
 }
 
+// How many chunkservers have to say that their copysets have the epoch. It is in each copyset's
+// log, so that one replica of each is enough: when fewer are silent than a copyset has replicas,
+// none is left out. A server that does not replicate epochs does not tell: then all have to.
+static uint32_t answers_needed(const struct cg_mds_call *call) {
+    uint32_t may_miss = call->replicas > 0 ? call->replicas - 1 : 0;
+    return call->server_count > may_miss ? call->server_count - may_miss : 1;
+}
+
 static void tell_epoch(struct vol_opening *opening, const struct cg_mds_call *call) {
     struct cg_volume *volume = opening->volume;
     if (call->server_count == 0) {
@@ -169,7 +177,7 @@ static void tell_epoch(struct vol_opening *opening, const struct cg_mds_call *ca
         }
     }
     opening->update_count = call->server_count;
-    opening->updates_left = call->server_count;
+    opening->updates_left = answers_needed(call);
     for (uint32_t i = 0; i < opening->update_count; i++) {
         send_update(&opening->updates[i]);
     }

@@ -21,7 +21,7 @@ struct vol_opening {
     uint64_t deadline_ns;
     struct epoch_update *updates;
     uint32_t update_count;
-    uint32_t updates_left;
+    uint32_t updates_left; // that have to succeed yet
 };
 
 // Begins; `ended` comes once, later. Driver.

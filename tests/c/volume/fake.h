@@ -107,6 +107,7 @@ struct fake {
     uint64_t seq;
     uint64_t epoch;       // of the file
     uint64_t store_epoch; // what chunkservers were told
+    uint32_t replicas;    // IncreaseFileEpoch tells it; 0: it does not
     bool session_gone;    // the next refresh says so
     bool refuse_refresh;
     unsigned opens, closes, refreshes, raises, updates;

@@ -195,6 +195,8 @@ static void on_raise(struct fake *fake, struct fake_reply *reply) {
     m.has_fileInfo = true;
     fill_file(fake, &m.fileInfo);
     m.csLocs = (pb_callback_t){.funcs.encode = encode_locations, .arg = fake};
+    m.has_replicas = fake->replicas != 0;
+    m.replicas = fake->replicas;
     fake_reply_with(reply, curve_mds_IncreaseFileEpochResponse_fields, &m);
 }
 

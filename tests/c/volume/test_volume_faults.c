@@ -216,6 +216,43 @@ static void opening_needs_every_chunkserver_to_know_the_epoch(void **state) {
     bench_end(bench);
 }
 
+// Whether an opening succeeds with three chunkservers of which `missing` do not answer.
+static bool opens_without(unsigned missing, uint32_t replicas) {
+    struct bench *bench = bench_new(true);
+    bench->fake.peer_count = 3;
+    bench->fake.replicas = replicas;
+    fake_start(&bench->fake);
+    for (unsigned i = 0; i < missing; i++) {
+        // One is dead, one is stopped.
+        int server = fake_peer(&bench->fake, (int)i);
+        fake_down(&bench->fake, server, i == 0);
+        fake_stop_server(&bench->fake, server, i != 0);
+    }
+    start_client(bench, CG_CLIENT_OWN_THREAD);
+    char error[256];
+    int result = try_open(bench, 0, 0, error, sizeof(error));
+    if (result == 0) {
+        cg_volume_close(bench->volume);
+    } else {
+        assert_int_equal(result, -ETIMEDOUT);
+        assert_non_null(strstr(error, "did not take the volume's new epoch"));
+    }
+    cg_client_destroy(bench->client);
+    fake_stop(&bench->fake);
+    free(bench);
+    return result == 0;
+}
+
+static void opening_needs_a_replica_of_every_copyset_to_know_the_epoch(void **state) {
+    (void)state;
+    assert_true(opens_without(1, 2));
+    assert_true(opens_without(2, 3));
+    assert_false(opens_without(2, 2));
+    assert_false(opens_without(1, 1));
+    assert_false(opens_without(3, 3));
+    assert_false(opens_without(3, 9));
+}
+
 // ---- Fencing and the lease
 
 static void a_later_owner_fences_the_earlier_one(void **state) {
@@ -340,6 +377,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(another_metadata_server_is_used_when_one_is_gone),
         cmocka_unit_test(a_missing_metadata_server_gives_a_clear_error),
         cmocka_unit_test(opening_needs_every_chunkserver_to_know_the_epoch),
+        cmocka_unit_test(opening_needs_a_replica_of_every_copyset_to_know_the_epoch),
         cmocka_unit_test(a_later_owner_fences_the_earlier_one),
         cmocka_unit_test(a_reader_is_fenced_by_its_epoch_too),
         cmocka_unit_test(io_pauses_when_the_lease_runs_out_and_goes_on_with_it),
