@@ -68,6 +68,9 @@ int cg_copyset_create(struct cg_store *store, uint32_t pool, uint32_t id, struct
     copyset->replica.wal = store->wal;
     cg_list_push_back(bucket_of(store, copyset->group), &copyset->bucket);
     store->copysets[store->copyset_count++] = copyset;
+    if (store->share != NULL) {
+        cg_local_share_lease(store->share, copyset->group, CG_LOCAL_NEVER_ENDS); // the only replica
+    }
     *out = copyset;
     return 0;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "chunkserver/local_share.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -28,8 +29,11 @@ struct door_connection {
 struct cg_local_share {
     struct cg_local_header *header;
     struct cg_local_slot *slots;
-    size_t slots_length;
-    int header_fd; // these two are read-only: what clients get
+    struct cg_local_lease *leases;
+    size_t length;           // of both
+    uint32_t lease_count;    // places taken
+    uint32_t epochs_pending; // being raised
+    int header_fd;           // these two are read-only: what clients get
     int slots_fd;
     struct cg_reactor *reactor;
     struct cg_watch listener;
@@ -95,18 +99,21 @@ static int make_header(struct cg_local_share *share, int folder) {
     return result;
 }
 
-static int make_slots(struct cg_local_share *share) {
+static int make_slots(struct cg_local_share *share, uint32_t slots) {
     int fd = memfd_create("copygate-local-slots", MFD_CLOEXEC);
     if (fd < 0) {
         return -errno;
     }
     void *map = NULL;
-    int result = ftruncate(fd, (off_t)share->slots_length) == 0 ? 0 : -errno;
+    int result = ftruncate(fd, (off_t)share->length) == 0 ? 0 : -errno;
     if (result == 0) {
-        result = map_and_reopen(fd, share->slots_length, &map, &share->slots_fd);
+        result = map_and_reopen(fd, share->length, &map, &share->slots_fd);
     }
     share->slots = map;
     close(fd);
+    if (result == 0) {
+        share->leases = (struct cg_local_lease *)(share->slots + slots);
+    }
     return result;
 }
 
@@ -121,7 +128,8 @@ int cg_local_share_create(const char *folder, uint32_t slots, uint32_t data_offs
     }
     share->header_fd = -1;
     share->slots_fd = -1;
-    share->slots_length = (size_t)slots * sizeof(struct cg_local_slot);
+    share->length = (size_t)slots * sizeof(struct cg_local_slot) +
+                    CG_LOCAL_LEASES * sizeof(struct cg_local_lease);
     share->listener.fd = -1;
     cg_list_init(&share->connections);
     int folder_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -130,7 +138,7 @@ int cg_local_share_create(const char *folder, uint32_t slots, uint32_t data_offs
         result = make_header(share, folder_fd);
     }
     if (result == 0) {
-        result = make_slots(share);
+        result = make_slots(share, slots);
     }
     if (folder_fd >= 0) {
         close(folder_fd);
@@ -143,9 +151,9 @@ int cg_local_share_create(const char *folder, uint32_t slots, uint32_t data_offs
     share->header->slot_size = sizeof(struct cg_local_slot);
     share->header->data_offset = data_offset;
     share->header->version = CG_LOCAL_VERSION;
-    atomic_store(&share->header->lease_until_ns, CG_LOCAL_NEVER_ENDS);
+    share->header->lease_count = CG_LOCAL_LEASES;
     // Unlike any of a predecessor's: what a client learned from that one must not fit here.
-    atomic_store(&share->header->epoch_generation, cg_boottime_ns());
+    atomic_store(&share->header->epoch_generation, cg_boottime_ns() & ~UINT64_C(1));
     atomic_thread_fence(memory_order_release);
     share->header->magic = CG_LOCAL_MAGIC;
     *out = share;
@@ -156,12 +164,34 @@ struct cg_local_slot *cg_local_share_slot(struct cg_local_share *share, uint32_t
     return &share->slots[index];
 }
 
-void cg_local_share_epoch_raised(struct cg_local_share *share) {
-    atomic_fetch_add(&share->header->epoch_generation, 1);
+void cg_local_share_epoch_begin(struct cg_local_share *share) {
+    if (share->epochs_pending++ == 0) {
+        atomic_fetch_add(&share->header->epoch_generation, 1);
+    }
 }
 
-void cg_local_share_lease(struct cg_local_share *share, uint64_t until_ns) {
-    atomic_store(&share->header->lease_until_ns, until_ns);
+void cg_local_share_epoch_end(struct cg_local_share *share) {
+    assert(share->epochs_pending > 0);
+    if (--share->epochs_pending == 0) {
+        atomic_fetch_add(&share->header->epoch_generation, 1);
+    }
+}
+
+void cg_local_share_lease(struct cg_local_share *share, uint64_t group, uint64_t until_ns) {
+    uint32_t place = cg_local_lease_place(group);
+    uint64_t key;
+    while ((key = atomic_load(&share->leases[place].key)) != group + 1) {
+        if (key == 0) {
+            if (until_ns == 0 || share->lease_count == CG_LOCAL_LEASES / 2) {
+                return; // it has none; or its chunks are read by request
+            }
+            share->lease_count++;
+            atomic_store(&share->leases[place].key, group + 1);
+            break;
+        }
+        place = (place + 1) & (CG_LOCAL_LEASES - 1);
+    }
+    atomic_store(&share->leases[place].until_ns, until_ns);
 }
 
 // ---- The door
@@ -297,7 +327,7 @@ void cg_local_share_destroy(struct cg_local_share *share) {
         munmap(share->header, sizeof(struct cg_local_header));
     }
     if (share->slots != NULL) {
-        munmap(share->slots, share->slots_length);
+        munmap(share->slots, share->length);
     }
     if (share->header_fd >= 0) {
         close(share->header_fd);

@@ -32,12 +32,21 @@ void cg_local_share_destroy(struct cg_local_share *share);
 
 struct cg_local_slot *cg_local_share_slot(struct cg_local_share *share, uint32_t index);
 
-// To be called before an epoch that was raised is acknowledged.
-void cg_local_share_epoch_raised(struct cg_local_share *share);
+// A leader raises an epoch: from before it is proposed until its result is known here, nobody
+// reads. In between it may be committed and acknowledged by others. Pairs may overlap.
+void cg_local_share_epoch_begin(struct cg_local_share *share);
+void cg_local_share_epoch_end(struct cg_local_share *share);
 
-// Until when (CLOCK_BOOTTIME) clients may read by themselves; without a call it never ends. A
-// replica that leads sets it to the end of its lease.
-void cg_local_share_lease(struct cg_local_share *share, uint64_t until_ns);
+// To be called before an epoch that was raised, by whomever, is acknowledged.
+static inline void cg_local_share_epoch_raised(struct cg_local_share *share) {
+    cg_local_share_epoch_begin(share);
+    cg_local_share_epoch_end(share);
+}
+
+// Until when (CLOCK_BOOTTIME) clients may read the chunks of `group` (pool << 32 | copyset)
+// by themselves: the end of the lease of its leader, CG_LOCAL_NEVER_ENDS for a copyset's only
+// replica. 0, or no call: not at all.
+void cg_local_share_lease(struct cg_local_share *share, uint64_t group, uint64_t until_ns);
 
 // Brackets whatever makes a slot and its chunk file disagree. Begin before the write is
 // acknowledged, end when file and slot agree again. They nest: `pending` counts per chunk and

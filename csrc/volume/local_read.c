@@ -28,7 +28,8 @@
 struct local_map {
     const struct cg_local_header *header;
     const struct cg_local_slot *slots;
-    size_t slots_length;
+    const struct cg_local_lease *leases; // behind the slots
+    size_t length;                       // of both
     struct local_map *next_retired;
     unsigned retired_phase;
 };
@@ -42,6 +43,7 @@ struct local_chunk {
     struct cg_local_door *door;
     const struct local_map *map;
     const struct cg_local_slot *slot;
+    const struct cg_local_lease *lease;
     int fd;
     atomic_bool stale; // a reader found that the slot has another chunk now
     struct local_chunk *next_retired;
@@ -127,6 +129,12 @@ static int check_blocks(const struct cg_local_slot *slot, uint8_t *data, uint32_
     return 0;
 }
 
+// Whether the replica still leads, as far as it has told.
+static bool lease_holds(const struct local_chunk *chunk) {
+    uint64_t until = atomic_load(&chunk->lease->until_ns);
+    return until == CG_LOCAL_NEVER_ENDS || cg_boottime_ns() + CG_LOCAL_LEASE_MARGIN_NS < until;
+}
+
 // Whether the chunkserver that made the map still stands for what it says.
 static bool map_stands(const struct local_chunk *chunk) {
     const struct cg_local_door *door = chunk->door;
@@ -135,15 +143,14 @@ static bool map_stands(const struct local_chunk *chunk) {
         atomic_load(&header->epoch_generation) != atomic_load(&door->accepted)) {
         return false;
     }
-    uint64_t lease = atomic_load(&header->lease_until_ns);
-    return lease == CG_LOCAL_NEVER_ENDS || cg_boottime_ns() < lease;
+    return lease_holds(chunk);
 }
 
 static int read_and_check(struct local_chunk *chunk, uint8_t *data, uint32_t offset,
                           uint32_t length) {
     const struct cg_local_slot *slot = chunk->slot;
     uint64_t version = atomic_load_explicit(&slot->version, memory_order_acquire);
-    if ((version & 1) != 0) {
+    if ((version & 1) != 0 || !lease_holds(chunk)) {
         return -EAGAIN;
     }
     if (atomic_load_explicit(&slot->chunk_id, memory_order_relaxed) != chunk->chunk_id ||
@@ -194,7 +201,7 @@ static void map_free(struct local_map *map) {
         munmap((void *)(uintptr_t)map->header, sizeof(struct cg_local_header));
     }
     if (map->slots != NULL) {
-        munmap((void *)(uintptr_t)map->slots, map->slots_length);
+        munmap((void *)(uintptr_t)map->slots, map->length);
     }
     free(map);
 }
@@ -280,12 +287,30 @@ static bool map_parts(struct local_map *map, int header_fd, int slots_fd) {
     const struct cg_local_header *header = map->header;
     if (header == NULL || header->magic != CG_LOCAL_MAGIC || header->version != CG_LOCAL_VERSION ||
         header->slot_size != sizeof(struct cg_local_slot) ||
-        header->slot_count > CG_LOCAL_SLOTS_MAX) {
+        header->slot_count > CG_LOCAL_SLOTS_MAX || header->lease_count != CG_LOCAL_LEASES) {
         return false;
     }
-    map->slots_length = (size_t)header->slot_count * sizeof(struct cg_local_slot);
-    map->slots = map_file(slots_fd, map->slots_length);
-    return map->slots != NULL;
+    map->length = (size_t)header->slot_count * sizeof(struct cg_local_slot) +
+                  CG_LOCAL_LEASES * sizeof(struct cg_local_lease);
+    map->slots = map_file(slots_fd, map->length);
+    if (map->slots == NULL) {
+        return false;
+    }
+    map->leases = (const struct cg_local_lease *)(map->slots + header->slot_count);
+    return true;
+}
+
+// NULL: the chunkserver has none for this copyset.
+static const struct cg_local_lease *find_lease(const struct local_map *map, uint64_t group) {
+    uint32_t place = cg_local_lease_place(group);
+    for (uint32_t i = 0; i < CG_LOCAL_LEASES; i++) {
+        const struct cg_local_lease *lease = &map->leases[(place + i) & (CG_LOCAL_LEASES - 1)];
+        uint64_t key = atomic_load(&lease->key);
+        if (key == group + 1 || key == 0) {
+            return key == 0 ? NULL : lease;
+        }
+    }
+    return NULL;
 }
 
 static void install_map(struct cg_local_door *door, int header_fd, int slots_fd) {
@@ -322,15 +347,18 @@ static void install_chunk(struct cg_local_door *door, const struct question *que
                           uint32_t slot, int fd) {
     struct cg_local_reader *reader = door->reader;
     const struct local_map *map = atomic_load(&door->map);
+    uint64_t group = (uint64_t)question->ask.pool << 32 | question->ask.copyset;
+    const struct cg_local_lease *lease = map != NULL ? find_lease(map, group) : NULL;
     struct local_chunk *chunk = calloc(1, sizeof(*chunk));
-    if (map == NULL || slot >= map->header->slot_count || chunk == NULL) {
+    if (lease == NULL || slot >= map->header->slot_count || chunk == NULL) {
         free(chunk);
         close(fd);
         return;
     }
     chunk->key = question->key;
     chunk->chunk_id = question->ask.chunk_id;
-    chunk->group = (uint64_t)question->ask.pool << 32 | question->ask.copyset;
+    chunk->group = group;
+    chunk->lease = lease;
     chunk->door = door;
     chunk->map = map;
     chunk->slot = &map->slots[slot];
@@ -552,7 +580,10 @@ void cg_local_reader_destroy(struct cg_local_reader *reader) {
 
 uint64_t cg_local_door_generation(const struct cg_local_door *door) {
     const struct local_map *map = atomic_load(&door->map);
-    return map != NULL ? atomic_load(&map->header->epoch_generation) : CG_LOCAL_NO_GENERATION;
+    uint64_t generation =
+        map != NULL ? atomic_load(&map->header->epoch_generation) : CG_LOCAL_NO_GENERATION;
+    // Odd: an epoch is being raised, and what is accepted now may not be in a moment.
+    return (generation & 1) == 0 ? generation : CG_LOCAL_NO_GENERATION;
 }
 
 void cg_local_door_accepted(struct cg_local_door *door, uint64_t generation) {

@@ -25,6 +25,7 @@
 #define BLOCKS      16U
 #define POOL        1U
 #define COPYSET     7U
+#define GROUP       ((uint64_t)POOL << 32 | COPYSET)
 #define CHUNK       42U
 #define KEY         3U // the chunk's number in the volume
 
@@ -73,7 +74,8 @@ static void start_share(struct store *store) {
         cg_local_share_listen(store->share, store->reactor, store->address, find, store), 0);
     struct cg_local_slot *slot = slot_of(store);
     slot->chunk_id = CHUNK;
-    slot->group = (uint64_t)POOL << 32 | COPYSET;
+    slot->group = GROUP;
+    cg_local_share_lease(store->share, GROUP, CG_LOCAL_NEVER_ENDS);
 }
 
 static void spin(struct store *store, unsigned milliseconds) {
@@ -217,10 +219,48 @@ static void neighbours_do_not_push_each_other_out(void **state) {
 static void the_lease_of_the_leader_ends_reads(void **state) {
     struct store *store = *state;
     uint8_t data[BLOCK];
-    cg_local_share_lease(store->share, cg_boottime_ns() + 20 * CG_NS_PER_MS);
+    cg_local_share_lease(store->share, GROUP, cg_boottime_ns() + 20 * CG_NS_PER_MS);
     assert_int_equal(try_read(store, data, 0, 1), 0);
+    // The others' leases are theirs.
+    cg_local_share_lease(store->share, GROUP + 1, CG_LOCAL_NEVER_ENDS);
     spin(store, 25);
     assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+    cg_local_share_lease(store->share, GROUP, cg_boottime_ns() + CG_NS_PER_S);
+    cg_local_share_lease(store->share, GROUP + 1, 0);
+    assert_int_equal(try_read(store, data, 0, 1), 0);
+    cg_local_share_lease(store->share, GROUP, 0); // it leads no more
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+}
+
+static void as_many_copysets_as_a_disk_may_have_have_a_lease(void **state) {
+    struct store *store = *state;
+    uint8_t data[BLOCK];
+    for (uint64_t group = 1; group < CG_LOCAL_LEASES; group++) {
+        if (group != GROUP) {
+            cg_local_share_lease(store->share, group, CG_LOCAL_NEVER_ENDS);
+        }
+    }
+    // One too many is read by request; nobody else's is touched.
+    assert_int_equal(try_read(store, data, 0, 1), 0);
+    cg_local_share_lease(store->share, GROUP, 0);
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+}
+
+static void an_epoch_being_raised_stops_reads_until_its_end(void **state) {
+    struct store *store = *state;
+    uint8_t data[BLOCK];
+    cg_local_share_epoch_begin(store->share);
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+    after_request(store); // it was accepted by a copyset that does not have the epoch yet
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+    cg_local_share_epoch_begin(store->share);
+    cg_local_share_epoch_end(store->share);
+    after_request(store);
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+    cg_local_share_epoch_end(store->share);
+    assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
+    after_request(store);
+    assert_int_equal(try_read(store, data, 0, 1), 0);
 }
 
 static void a_slot_with_another_chunk_is_noticed_and_asked_for_again(void **state) {
@@ -234,7 +274,7 @@ static void a_slot_with_another_chunk_is_noticed_and_asked_for_again(void **stat
     assert_int_equal(try_read(store, data, 0, 1), -EAGAIN);
     store->slot_index = 2;
     slot_of(store)->chunk_id = CHUNK;
-    slot_of(store)->group = (uint64_t)POOL << 32 | COPYSET;
+    slot_of(store)->group = GROUP;
     put(store, 0, 6);
     after_request(store);
     assert_int_equal(try_read(store, data, 0, 1), 0);
@@ -359,6 +399,10 @@ int main(void) {
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(neighbours_do_not_push_each_other_out, setup, teardown),
         cmocka_unit_test_setup_teardown(the_lease_of_the_leader_ends_reads, setup, teardown),
+        cmocka_unit_test_setup_teardown(as_many_copysets_as_a_disk_may_have_have_a_lease, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(an_epoch_being_raised_stops_reads_until_its_end, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_slot_with_another_chunk_is_noticed_and_asked_for_again,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(a_successor_closes_the_map_of_a_killed_chunkserver, setup,
