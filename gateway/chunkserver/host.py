@@ -121,6 +121,7 @@ class Host:
         self._interval_s = 1.0
         self._copysets: set[tuple[int, int]] = set()
         self._epoch_revision: int | None = None
+        self._assignment_revision: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._reported_error = 0
 
@@ -179,6 +180,7 @@ class Host:
         self._id = response.chunkserver_id
         self._interval_s = response.heartbeat_interval_ms / 1000
         await self._assign(response.copysets)
+        self._assignment_revision = response.assignment_revision
         log.info(
             "registered as chunkserver %d, %s, %d copysets",
             self._id,
@@ -246,6 +248,8 @@ class Host:
         )
         if self._epoch_revision is not None:
             request.epoch_revision = self._epoch_revision
+        if self._assignment_revision is not None:
+            request.assignment_revision = self._assignment_revision
         for pool, copyset in sorted(self._copysets):
             request.copysets.add(
                 logical_pool_id=pool,
@@ -257,6 +261,7 @@ class Host:
         if stats.disk_error:
             return
         await self._assign(response.copysets)
+        self._assignment_revision = response.assignment_revision
         await self._raise_epochs(response)
         if response.scrub_request and stats.scrub.rate:
             await asyncio.to_thread(self._engine.scrub, response.scrub_request)

@@ -348,6 +348,45 @@ class MdsClient:
     async def status(self) -> cl.ClusterStatusResponse:
         return await self._cluster("Status", cl.ClusterStatusRequest(), cl.ClusterStatusResponse)
 
+    async def list_copysets(
+        self, *, copyset: tuple[int, int] | None = None, chunkserver_id: int | None = None
+    ) -> Sequence[cl.CopysetStatus]:
+        """All copysets, or the one with this pool and number, or those of a chunkserver."""
+        request = cl.ListCopysetsRequest(chunkserver_id=chunkserver_id)
+        if copyset is not None:
+            request.logical_pool_id, request.copyset_id = copyset
+        response = await self._cluster("ListCopysets", request, cl.ListCopysetsResponse)
+        return response.copysets
+
+    async def move_replica(self, copyset: tuple[int, int], source: int, target: int) -> bool:
+        """Begins to move a replica from one chunkserver to another; True if it had been done."""
+        request = cl.MoveReplicaRequest(
+            logical_pool_id=copyset[0], copyset_id=copyset[1], source=source, target=target
+        )
+        return (await self._cluster("MoveReplica", request, cl.MoveReplicaResponse)).done
+
+    async def cancel_change(self, copyset: tuple[int, int]) -> None:
+        """Undoes a move that is under way."""
+        request = cl.CancelChangeRequest(logical_pool_id=copyset[0], copyset_id=copyset[1])
+        await self._cluster("CancelChange", request, cl.CancelChangeResponse)
+
+    async def transfer_leader(self, copyset: tuple[int, int], target: int) -> bool:
+        """Asks for another leader; True if it leads already."""
+        request = cl.TransferLeaderRequest(
+            logical_pool_id=copyset[0], copyset_id=copyset[1], target=target
+        )
+        return (await self._cluster("TransferLeader", request, cl.TransferLeaderResponse)).done
+
+    async def retire_chunkserver(
+        self, chunkserver_id: int, *, target: int | None = None, cancel: bool = False
+    ) -> int:
+        """Begins to empty a chunkserver, or ends that; returns how many copysets have to go."""
+        request = cl.RetireChunkserverRequest(
+            chunkserver_id=chunkserver_id, target=target, cancel=cancel
+        )
+        response = await self._cluster("RetireChunkserver", request, cl.RetireChunkserverResponse)
+        return response.moving
+
     # How
 
     def _credentials(self) -> dict[str, Any]:

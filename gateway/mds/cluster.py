@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Chunkservers and copysets: who is there, who holds what, and what they are told."""
+"""Chunkservers: who is there, and what they are told."""
 
 from __future__ import annotations
 
 import ipaddress
 import uuid as uuids
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from gateway.mds import epochs, segments, tree
+from gateway.mds import changes, copysets, epochs, pool
+from gateway.mds.liveness import Liveness
 from gateway.mds.refusal import ClusterRefusalError
 from gateway.mds.store import (
     Space,
@@ -24,61 +23,25 @@ from gateway.proto import cluster_pb2 as cl
 from gateway.proto import store_pb2 as st
 from gateway.proto import topology_pb2 as topo
 
-POOL_ID = 1
 RECLAIM_BATCH = 512
 CHUNKSERVERS_MAX = 10_000
 REQUESTED_COPYSETS_MAX = 65_536
 TEXT_MAX = 4096
+NO_PORT = 0
+"""Of a chunkserver whose address another one has now: its disk is lost, or will register again."""
 
 TOPOLOGY_OK = 0
 TOPOLOGY_INVALID = -2
 TOPOLOGY_COPYSET_NOT_FOUND = -11
 
 
-@dataclass(slots=True)
-class Presence:
-    """What a chunkserver said last. ``seen_ms`` is of a monotonic clock."""
-
-    seen_ms: int
-    capacity_bytes: int = 0
-    used_bytes: int = 0
-    leaders: int = 0
-    scrub: cl.ScrubReport | None = None
-
-
-@dataclass(slots=True)
-class Liveness:
-    """Which chunkservers have been heard of lately; in memory only. After a start everyone counts
-    as present until the time for a heartbeat has passed."""
-
-    timeout_ms: int
-    started_ms: int
-    seen: dict[int, Presence] = field(default_factory=dict)
-
-    def heard(self, chunkserver_id: int, presence: Presence) -> None:
-        self.seen[chunkserver_id] = presence
-
-    def is_reporting(self, chunkserver_id: int, now_ms: int) -> bool:
-        """Whether it was heard of since the start, and not too long ago."""
-        presence = self.seen.get(chunkserver_id)
-        return presence is not None and now_ms - presence.seen_ms < self.timeout_ms
-
-    def is_online(self, chunkserver_id: int, now_ms: int) -> bool:
-        if chunkserver_id not in self.seen:
-            return now_ms - self.started_ms < self.timeout_ms
-        return self.is_reporting(chunkserver_id, now_ms)
-
-    def online(self, chunkserver_ids: Iterable[int], now_ms: int) -> frozenset[int]:
-        return frozenset(i for i in chunkserver_ids if self.is_online(i, now_ms))
-
-
 def chunkservers(txn: Transaction) -> list[st.ChunkserverRecord]:
     return [parse(st.ChunkserverRecord, value) for _, value in txn.scan(Space.CHUNKSERVERS)]
 
 
-def copysets_of(txn: Transaction, chunkserver_id: int) -> list[st.CopysetRecord]:
-    records = (parse(st.CopysetRecord, value) for _, value in txn.scan(Space.COPYSETS))
-    return [r for r in records if chunkserver_id in r.chunkserver_ids]
+def servers(txn: Transaction, reporting: frozenset[int]) -> changes.Servers:
+    """All chunkservers; ``reporting`` are those that were heard of lately."""
+    return changes.Servers({record.id: record for record in chunkservers(txn)}, reporting)
 
 
 def register(
@@ -90,20 +53,14 @@ def register(
     now_us: int,
 ) -> int:
     """Adds a chunkserver, or takes a new address of one that is known by its disk's uuid; returns
-    its id. A new one gets copysets of its own (with one replica each).
+    its id. Makes copysets for the ones that are short of them, as soon as the zones allow.
 
     Refuses (INVALID_ARGUMENT) a bad address; (ALREADY_EXISTS) a disk that is in use elsewhere, and
     an address that another chunkserver uses.
     """
     disk = _check_registration(request)
     known = [c for c in chunkservers(txn) if c.uuid == disk]
-    for other in chunkservers(txn):
-        taken = (other.ip, other.port) == (request.ip, request.port)
-        if taken and other.uuid != disk and other.id in reporting:
-            raise ClusterRefusalError(
-                "ALREADY_EXISTS",
-                f"chunkserver {other.id} with another disk reports from {other.ip}:{other.port}",
-            )
+    _take_address(txn, request, disk, reporting)
     if known:
         record = known[0]
         if record.id in reporting and record.data_directory != request.data_directory:
@@ -119,7 +76,8 @@ def register(
         record = st.ChunkserverRecord(id=next_ids(txn, "chunkserver_id")[0], uuid=disk)
         record.used_bytes = 0
         record.registered_us = now_us
-        _create_copysets(txn, record.id, copysets_per_chunkserver)
+    if known and (record.ip, record.port) != (request.ip, request.port):
+        copysets.raise_revision(txn)
     record.ip = request.ip
     record.port = request.port
     record.data_directory = request.data_directory
@@ -128,7 +86,33 @@ def register(
         record.zone = request.zone
     put_record(txn, Space.CHUNKSERVERS, u32(record.id), record)
     txn.put(Space.CHUNKSERVER_UUIDS, disk.encode(), u32(record.id))
+    make_copysets(txn, reporting | {record.id}, copysets_per_chunkserver)
     return int(record.id)
+
+
+def _take_address(
+    txn: Transaction,
+    request: cl.RegisterChunkserverRequest,
+    disk: str,
+    reporting: frozenset[int],
+) -> None:
+    """Frees the address for who registers from there: nobody can reach another one by it."""
+    for other in chunkservers(txn):
+        if (other.ip, other.port) != (request.ip, request.port) or other.uuid == disk:
+            continue
+        if other.id in reporting:
+            raise ClusterRefusalError(
+                "ALREADY_EXISTS",
+                f"chunkserver {other.id} with another disk reports from {other.ip}:{other.port}",
+            )
+        other.port = NO_PORT
+        put_record(txn, Space.CHUNKSERVERS, u32(other.id), other)
+        copysets.raise_revision(txn)
+
+
+def make_copysets(txn: Transaction, reporting: frozenset[int], wanted: int) -> int:
+    """Makes the copysets that the chunkservers which are there are short of; returns how many."""
+    return copysets.create(txn, servers(txn, reporting).takers(), wanted)
 
 
 def _check_registration(request: cl.RegisterChunkserverRequest) -> str:
@@ -153,29 +137,11 @@ def _check_registration(request: cl.RegisterChunkserverRequest) -> str:
     return disk
 
 
-def _create_copysets(txn: Transaction, chunkserver_id: int, count: int) -> None:
-    for copyset_id in next_ids(txn, "copyset_id", count):
-        record = st.CopysetRecord(
-            logical_pool_id=POOL_ID,
-            copyset_id=copyset_id,
-            chunkserver_ids=[chunkserver_id],
-            configuration_epoch=1,
-        )
-        put_record(txn, Space.COPYSETS, segments.copyset_key(POOL_ID, copyset_id), record)
-
-
 def assignments(txn: Transaction, chunkserver_id: int) -> list[cl.CopysetAssignment]:
-    """The copysets that a chunkserver must hold."""
-    addresses = {c.id: f"{c.ip}:{c.port}:0" for c in chunkservers(txn)}
-    return [
-        cl.CopysetAssignment(
-            logical_pool_id=r.logical_pool_id,
-            copyset_id=r.copyset_id,
-            peers=[addresses[i] for i in r.chunkserver_ids],
-            configuration_epoch=r.configuration_epoch,
-        )
-        for r in copysets_of(txn, chunkserver_id)
-    ]
+    """The copysets that a chunkserver holds or has to make."""
+    records = {c.id: c for c in chunkservers(txn)}
+    addresses = {i: address(c) for i, c in records.items()}
+    return copysets.assignments(txn, records[chunkserver_id], addresses)
 
 
 def known(txn: Transaction, chunkserver_id: int, disk: str | None) -> st.ChunkserverRecord:
@@ -195,23 +161,56 @@ def known(txn: Transaction, chunkserver_id: int, disk: str | None) -> st.Chunkse
     return record
 
 
-def heartbeat(txn: Transaction, request: cl.HeartbeatRequest) -> cl.HeartbeatResponse:
-    """Notes a disk's failure; answers with what the chunkserver must hold, the epochs it has not
-    been told, and the chunks to delete."""
+def heartbeat(
+    txn: Transaction,
+    request: cl.HeartbeatRequest,
+    *,
+    copysets_per_chunkserver: int,
+    reporting: frozenset[int],
+    now_us: int,
+) -> cl.HeartbeatResponse:
+    """Notes what a chunkserver says; answers with what it must hold, the next steps of changes of
+    members, the epochs it has not been told, and the chunks to delete."""
     record = known(txn, request.chunkserver_id, request.uuid)
-    error = request.disk_error[:TEXT_MAX]
-    if error != record.disk_error:
-        record.disk_error = error
+    before = record.SerializeToString(deterministic=True)
+    record.disk_error = request.disk_error[:TEXT_MAX]
+    acknowledged = request.assignment_revision
+    if acknowledged <= copysets.revision(txn):  # else this store was restored from a backup
+        record.assigned_revision = max(record.assigned_revision, acknowledged)
+    if record.SerializeToString(deterministic=True) != before:
         put_record(txn, Space.CHUNKSERVERS, u32(record.id), record)
+    reporting |= {record.id}
+    if len(request.copysets) < copysets_per_chunkserver:
+        make_copysets(txn, reporting, copysets_per_chunkserver)
+    steps = changes.follow(txn, servers(txn, reporting), request.copysets, now_us)
+    removals = copysets.removals(txn, record, request.copysets)
     raised, revision = epochs.since(txn, request.epoch_revision)
-    reclaim = txn.scan(Space.RECLAIM, u32(record.id), limit=RECLAIM_BATCH)
-    return cl.HeartbeatResponse(
-        copysets=assignments(txn, record.id),
+    response = cl.HeartbeatResponse(
         epochs=[cl.FileEpoch(file_id=e.file_id, epoch=e.epoch) for e in raised],
-        reclaim=[parse(cl.ChunkId, value) for _, value in reclaim],
+        reclaim=_reclaim(txn, request),
         epoch_revision=revision,
         scrub_request=record.scrub_request or None,
+        assignment_revision=copysets.revision(txn),
+        steps=steps,
+        removals=removals,
     )
+    known_already = request.HasField("assignment_revision")
+    if not known_already or acknowledged != response.assignment_revision:
+        response.copysets.extend(assignments(txn, record.id))
+    return response
+
+
+def _reclaim(txn: Transaction, request: cl.HeartbeatRequest) -> list[cl.ChunkId]:
+    """Chunks to delete of the copysets that the chunkserver leads."""
+    found: list[cl.ChunkId] = []
+    if not any(txn.scan(Space.RECLAIM, limit=1)):
+        return found
+    for report in request.copysets:
+        room = RECLAIM_BATCH - len(found)
+        if report.leader and room > 0:
+            key = copysets.key(report.logical_pool_id, report.copyset_id)
+            found += [parse(cl.ChunkId, v) for _, v in txn.scan(Space.RECLAIM, key, limit=room)]
+    return found
 
 
 def start_scrub(
@@ -258,10 +257,15 @@ def _why_not_scrub(liveness: Liveness, chunkserver_id: int, now_ms: int) -> str 
 
 
 def reclaimed(txn: Transaction, request: cl.ReclaimDoneRequest) -> None:
-    """Takes chunks that are gone off the chunkserver's reclaim list."""
+    """Takes chunks that are gone off the list of those to delete."""
     known(txn, request.chunkserver_id, None)
     for chunk in request.chunks:
-        txn.delete(Space.RECLAIM, segments.reclaim_key(request.chunkserver_id, chunk.chunk_id))
+        txn.delete(Space.RECLAIM, copysets.reclaim_key(chunk))
+
+
+def address(record: st.ChunkserverRecord) -> str:
+    """Where it is, "ip:port"; empty if it has lost its address to another."""
+    return f"{record.ip}:{record.port}" if record.port != NO_PORT else ""
 
 
 def location(record: st.ChunkserverRecord) -> topo.ChunkServerLocation:
@@ -270,9 +274,13 @@ def location(record: st.ChunkserverRecord) -> topo.ChunkServerLocation:
     )
 
 
-def locations(txn: Transaction) -> list[topo.ChunkServerLocation]:
-    """Where all chunkservers are."""
-    return [location(record) for record in chunkservers(txn)]
+def epoch_holders(txn: Transaction) -> tuple[list[topo.ChunkServerLocation], int]:
+    """The chunkservers that hold copysets, and how many of them have to miss a new epoch before a
+    copyset may: fewer than this and each has it on one of its members, so in its log."""
+    held = copysets.held(txn)
+    there = [c for c in chunkservers(txn) if c.id in held and c.port != NO_PORT]
+    # One that cannot be asked counts as one that missed it.
+    return [location(c) for c in there], max(1, pool.replicas(txn) - (len(held) - len(there)))
 
 
 def chunkservers_in_copysets(
@@ -283,59 +291,15 @@ def chunkservers_in_copysets(
     if len(request.copysetId) > REQUESTED_COPYSETS_MAX:
         response.statusCode = TOPOLOGY_INVALID
         return response
-    servers = {c.id: location(c) for c in chunkservers(txn)}
+    locations = {c.id: location(c) for c in chunkservers(txn) if c.port != NO_PORT}
     members: dict[int, list[topo.ChunkServerLocation]] = {}
     for copyset_id in request.copysetId:
         if copyset_id not in members:
-            key = segments.copyset_key(request.logicalPoolId, copyset_id)
-            record = get_record(txn, Space.COPYSETS, key, st.CopysetRecord)
+            record = copysets.get(txn, request.logicalPoolId, copyset_id)
             if record is None:
                 response.statusCode = TOPOLOGY_COPYSET_NOT_FOUND
                 return response
-            members[copyset_id] = [servers[i] for i in record.chunkserver_ids]
+            voters = copysets.voters_of(record)
+            members[copyset_id] = [locations[i] for i in voters if i in locations]
         response.csInfo.add(copysetId=copyset_id, csLocs=members[copyset_id])
     return response
-
-
-def status(txn: Transaction, liveness: Liveness, now_ms: int) -> cl.ClusterStatusResponse:
-    """The cluster as operators see it; sessions and version are added by the caller."""
-    volumes, allocated = tree.totals(txn)
-    response = cl.ClusterStatusResponse(volumes=volumes, allocated_bytes=allocated, version="")
-    for record in chunkservers(txn):
-        presence = liveness.seen.get(record.id)
-        line = response.chunkservers.add(
-            id=record.id,
-            address=f"{record.ip}:{record.port}",
-            data_directory=record.data_directory,
-            online=liveness.is_reporting(record.id, now_ms),
-            capacity_bytes=presence.capacity_bytes if presence else record.capacity_bytes,
-            used_bytes=presence.used_bytes if presence else record.used_bytes,
-            copysets=len(copysets_of(txn, record.id)),
-            leaders=presence.leaders if presence else 0,
-        )
-        if record.disk_error:
-            line.disk_error = record.disk_error
-        if presence is not None:
-            line.last_heartbeat_ms_ago = max(0, now_ms - presence.seen_ms)
-            if presence.scrub is not None:
-                line.scrub.CopyFrom(presence.scrub)
-    _locate_bad_blocks(txn, response)
-    return response
-
-
-def _locate_bad_blocks(txn: Transaction, response: cl.ClusterStatusResponse) -> None:
-    """Says of bad blocks in which volume they are and where in it."""
-    bad = [b for line in response.chunkservers for b in line.scrub.bad]
-    if not bad:
-        return
-    wanted = {b.chunk_id for b in bad}
-    volumes = tree.by_id(txn, {b.file_id for b in bad})
-    places: dict[int, int] = {}
-    for file_id, (_, info) in volumes.items():
-        if not info.stripeUnit:  # the blocks of a striped chunk lie all over its segment
-            places |= segments.chunk_offsets(txn, file_id, wanted)
-    for b in bad:
-        if b.file_id in volumes:
-            b.volume = volumes[b.file_id][0]
-        if b.HasField("offset") and b.chunk_id in places:
-            b.volume_offset = places[b.chunk_id] + b.offset

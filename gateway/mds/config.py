@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import ConfigError
+from gateway.mds.pool import REPLICAS_MAX
 from gateway.mds.rules import RECYCLE_BIN
 from gateway.rpc.endpoint import Endpoint, parse_endpoint
 
@@ -22,7 +23,8 @@ class MdsConfig:
     ``store`` is the SQLite file. ``listen`` are the baidu_std endpoints (for the IO core and for
     CurveBS's clients), ``grpc_listen`` the gRPC ones (command line, chunkservers); a port of 0
     picks one. Only this machine can reach it unless ``allow_remote``: there is no transport
-    security.
+    security. ``replicas`` is how many chunkservers have each chunk: for a new store 1 if it is
+    None, and afterwards it cannot be another number.
     """
 
     store: Path
@@ -31,8 +33,9 @@ class MdsConfig:
     allow_remote: bool = False
     root_password: str | None = field(default=None, repr=False)
     lease_s: float = 20.0
-    heartbeat_interval_s: float = 3.0
-    offline_after_s: float = 30.0
+    heartbeat_interval_s: float = 1.0
+    offline_after_s: float = 10.0
+    replicas: int | None = None
     copysets_per_chunkserver: int = 8
     sweep_interval_s: float = 5.0
 
@@ -47,6 +50,11 @@ class MdsConfig:
             raise ConfigError(
                 "a chunkserver has between 1 and 1000 copysets",
                 context={"copysets_per_chunkserver": self.copysets_per_chunkserver},
+            )
+        if self.replicas is not None and not 1 <= self.replicas <= REPLICAS_MAX:
+            raise ConfigError(
+                f"there can be between 1 and {REPLICAS_MAX} replicas",
+                context={"replicas": self.replicas},
             )
         for name in ("heartbeat_interval_s", "offline_after_s", "sweep_interval_s"):
             value = getattr(self, name)

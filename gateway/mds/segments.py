@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from gateway.mds import epochs, rules, tree
+from gateway.mds import changes, copysets, epochs, pool, rules, tree
 from gateway.mds.refusal import RefusalError
 from gateway.mds.rules import Caller
 from gateway.mds.store import (
@@ -16,7 +16,6 @@ from gateway.mds.store import (
     next_ids,
     parse,
     put_record,
-    u32,
     u64,
 )
 from gateway.proto import cluster_pb2 as cl
@@ -33,13 +32,31 @@ def place(copysets: Sequence[int], start: int, count: int) -> list[int]:
 
 
 def usable_copysets(
-    copysets: Sequence[st.CopysetRecord], online: frozenset[int], broken: frozenset[int]
+    records: Sequence[st.CopysetRecord],
+    online: frozenset[int],
+    servers: Mapping[int, st.ChunkserverRecord],
 ) -> list[st.CopysetRecord]:
-    """Copysets that may take new chunks: those whose chunkservers are all online; if there are
-    none, those that are not broken for good (their chunkserver may come back within the deadline
-    of the write that waits for the segment)."""
-    sound = [c for c in copysets if not broken.intersection(c.chunkserver_ids)]
-    return [c for c in sound if online.issuperset(c.chunkserver_ids)] or sound
+    """Copysets that may take new chunks: those of which a majority is online and has its replica;
+    if there are none, those of which a majority is not broken for good (it may come back within
+    the deadline of the write that waits for the segment)."""
+    sound = [c for c in records if _has_majority(c, lambda i, _: not servers[i].disk_error)]
+    ready = [
+        c
+        for c in sound
+        if _has_majority(
+            c,
+            lambda i, m: (
+                i in online and not servers[i].disk_error and copysets.has_made(m, servers[i])
+            ),
+        )
+    ]
+    return ready or sound
+
+
+def _has_majority(record: st.CopysetRecord, good: Callable[[int, st.MemberRecord], bool]) -> bool:
+    voters = [m for m in record.members if not m.learner]
+    count = sum(good(copysets.chunkserver_of(m.member_id), m) for m in voters)
+    return count >= copysets.majority(voters)
 
 
 def get_or_allocate(
@@ -69,17 +86,16 @@ def _allocate(
     txn: Transaction, info: ns.FileInfo, offset: int, online: frozenset[int]
 ) -> ns.PageFileSegment:
     chunkservers = [parse(st.ChunkserverRecord, v) for _, v in txn.scan(Space.CHUNKSERVERS)]
-    broken = frozenset(c.id for c in chunkservers if c.disk_error)
-    records = [parse(st.CopysetRecord, v) for _, v in txn.scan(Space.COPYSETS)]
-    usable = usable_copysets(records, online, broken)
+    servers = {c.id: c for c in chunkservers}
+    records = list(copysets.scan(txn))
+    usable = usable_copysets(records, online, servers)
     if not usable:
         raise RefusalError(
             ns.kSegmentAllocateError,
-            "no chunkserver can take data: "
-            + ("all have a disk error" if chunkservers else "none has registered yet"),
+            f"no chunkserver can take data: {_why_none(txn, records, servers)}",
         )
     pool_id = usable[0].logical_pool_id
-    copysets = [c.copyset_id for c in usable if c.logical_pool_id == pool_id]
+    chosen = [c.copyset_id for c in usable if c.logical_pool_id == pool_id]
     count = info.segmentSize // info.chunkSize
     start = add_u64(txn, Space.COUNTERS, PLACEMENT, count) - count
     segment = ns.PageFileSegment(
@@ -90,7 +106,7 @@ def _allocate(
         chunks=[
             ns.PageFileChunkInfo(chunkID=chunk, copysetID=copyset)
             for chunk, copyset in zip(
-                next_ids(txn, "chunk_id", count), place(copysets, start, count), strict=True
+                next_ids(txn, "chunk_id", count), place(chosen, start, count), strict=True
             )
         ],
     )
@@ -99,9 +115,28 @@ def _allocate(
     return segment
 
 
+def _why_none(
+    txn: Transaction,
+    records: Sequence[st.CopysetRecord],
+    servers: Mapping[int, st.ChunkserverRecord],
+) -> str:
+    if not servers:
+        return "none has registered yet"
+    if records:
+        return "disks with errors take the majority from every copyset"
+    replicas = pool.replicas(txn)
+    if replicas == 1:
+        return "all have a disk error"
+    zones = len({changes.zone_of(c) for c in servers.values()})
+    return (
+        f"there are no copysets yet; {replicas} replicas need chunkservers in {replicas} zones, "
+        f"and those that have registered are in {zones}"
+    )
+
+
 def deallocate(txn: Transaction, caller: Caller, request: ns.DeAllocateSegmentRequest) -> None:
-    """Gives a segment up: its range reads as zeros, its chunks go to the chunkservers' reclaim
-    lists, and their ids are never used again."""
+    """Gives a segment up: its range reads as zeros, its chunks go to the list of those to
+    delete, and their ids are never used again."""
     info = tree.find_open_to_io(txn, request.fileName, caller).info
     if request.HasField("epoch"):
         epochs.check(info, request.epoch, exactly=True)
@@ -126,23 +161,13 @@ def release_some(txn: Transaction, file_id: int, limit: int) -> int:
 def _release(txn: Transaction, file_id: int, key: bytes, segment: ns.PageFileSegment) -> None:
     txn.delete(Space.SEGMENTS, key)
     tree.add_allocated(txn, file_id, segment.logicalPoolID, -segment.segmentSize)
-    members: dict[int, Sequence[int]] = {}
     for chunk in segment.chunks:
-        if chunk.copysetID not in members:
-            copyset = get_record(
-                txn,
-                Space.COPYSETS,
-                copyset_key(segment.logicalPoolID, chunk.copysetID),
-                st.CopysetRecord,
-            )
-            members[chunk.copysetID] = copyset.chunkserver_ids if copyset is not None else ()
         chunk_id = cl.ChunkId(
             logical_pool_id=segment.logicalPoolID,
             copyset_id=chunk.copysetID,
             chunk_id=chunk.chunkID,
         )
-        for chunkserver in members[chunk.copysetID]:
-            put_record(txn, Space.RECLAIM, reclaim_key(chunkserver, chunk.chunkID), chunk_id)
+        put_record(txn, Space.RECLAIM, copysets.reclaim_key(chunk_id), chunk_id)
 
 
 def chunk_offsets(txn: Transaction, file_id: int, chunk_ids: Collection[int]) -> dict[int, int]:
@@ -158,11 +183,3 @@ def chunk_offsets(txn: Transaction, file_id: int, chunk_ids: Collection[int]) ->
 
 def segment_key(file_id: int, offset: int) -> bytes:
     return u64(file_id) + u64(offset)
-
-
-def copyset_key(pool_id: int, copyset_id: int) -> bytes:
-    return u32(pool_id) + u32(copyset_id)
-
-
-def reclaim_key(chunkserver_id: int, chunk_id: int) -> bytes:
-    return u32(chunkserver_id) + u64(chunk_id)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import metadata
 
 from gateway.errors import StorageError
-from gateway.mds import tree
+from gateway.mds import pool, tree
 from gateway.mds.config import MdsConfig
 from gateway.mds.grpc_server import GrpcServer
 from gateway.mds.service import MetadataService, monotonic_ms, wall_clock_us
@@ -65,6 +65,7 @@ class MdsServer:
             stack.push_async_callback(store.close)
             now_us = self._now_us()
             await store.run(lambda txn: tree.initialise(txn, now_us))
+            replicas = await store.run(lambda txn: pool.settle(txn, self.config.replicas))
             service = MetadataService(
                 store,
                 self.config,
@@ -87,7 +88,12 @@ class MdsServer:
             for work in (self._sweep_sessions(service), self._purge_volumes(service)):
                 stack.push_async_callback(_cancel, asyncio.create_task(work))
             self._cleanup = stack.pop_all()
-        log.info("the metadata server listens on %s and %s", self.address, self.grpc_address)
+        log.info(
+            "the metadata server listens on %s and %s; replicas: %d",
+            self.address,
+            self.grpc_address,
+            replicas,
+        )
 
     async def stop(self) -> None:
         """Ends what runs, closes the store. May be called more than once."""

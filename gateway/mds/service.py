@@ -14,17 +14,21 @@ from google.protobuf.message import Message
 from gateway.errors import StorageError
 from gateway.mds import (
     cluster,
+    copysets,
     epochs,
     exports,
     files,
     leases,
+    moves,
     recycle,
     rules,
     segments,
     shared_state,
+    status,
     tree,
 )
 from gateway.mds.config import MdsConfig
+from gateway.mds.liveness import Liveness, Presence, Transfers
 from gateway.mds.refusal import RefusalError
 from gateway.mds.store import Space, Store, Transaction
 from gateway.proto import cluster_pb2 as cl
@@ -35,6 +39,9 @@ from gateway.proto import topology_pb2 as topo
 from gateway.rpc.service import Handler, Method, Peer, Reply, methods_of
 
 log = logging.getLogger(__name__)
+
+LEADER_SILENCE_MS = 2000
+"""For so long, or three heartbeats if that is longer, a silent leader still counts as one."""
 
 
 def wall_clock_us() -> int:
@@ -188,8 +195,9 @@ def _increase_file_epoch(
 ) -> ns.IncreaseFileEpochResponse:
     info = tree.find_open_to_io(txn, request.fileName, call.caller(request)).info
     epochs.raise_epoch(txn, info)
+    holders, enough = cluster.epoch_holders(txn)
     return ns.IncreaseFileEpochResponse(
-        statusCode=ns.kOK, fileInfo=info, csLocs=cluster.locations(txn)
+        statusCode=ns.kOK, fileInfo=info, csLocs=holders, replicas=enough
     )
 
 
@@ -264,7 +272,12 @@ class MetadataService:
         self._now_ms = now_ms
         self._version = version
         self._grace_until_ms = now_ms() + int(config.lease_s * 1000)
-        self._liveness = cluster.Liveness(int(config.offline_after_s * 1000), now_ms())
+        self._liveness = Liveness(
+            timeout_ms=int(config.offline_after_s * 1000),
+            leader_timeout_ms=max(LEADER_SILENCE_MS, int(config.heartbeat_interval_s * 3000)),
+            started_ms=now_ms(),
+        )
+        self._transfers = Transfers()
         self.purge_wanted: Callable[[], None] = lambda: None
         self.shared_states = shared_state.SharedStates(store.run, self._caller, self.clock)
         self.exports = exports.Exports(store.run, self._caller)
@@ -288,6 +301,11 @@ class MetadataService:
             "ReclaimDone": self._reclaim_done,
             "StartScrub": self._start_scrub,
             "Status": self._status,
+            "ListCopysets": self._list_copysets,
+            "MoveReplica": self._move_replica,
+            "CancelChange": self._cancel_change,
+            "TransferLeader": self._transfer_leader,
+            "RetireChunkserver": self._retire_chunkserver,
         }
         return methods_of(cl.DESCRIPTOR.services_by_name["ClusterService"], handlers.__getitem__)
 
@@ -386,10 +404,10 @@ class MetadataService:
             return Reply(failed, detail=str(error))
 
     async def _register(self, request: Any, _: bytes, peer: Peer) -> Reply:
-        now_ms, now_us = self._now_ms(), self._now_us()
-        reporting = frozenset(
-            i for i in self._liveness.seen if self._liveness.is_reporting(i, now_ms)
-        )
+        now_us = self._now_us()
+        # Whoever had the address or the disk is given no longer than it takes to miss some
+        # heartbeats: a chunkserver that was wiped comes back soon.
+        reporting = self._liveness.reporting(self._now_ms(), self._liveness.leader_timeout_ms)
 
         def transaction(txn: Transaction) -> cl.RegisterChunkserverResponse:
             chunkserver_id = cluster.register(
@@ -402,6 +420,7 @@ class MetadataService:
             return cl.RegisterChunkserverResponse(
                 chunkserver_id=chunkserver_id,
                 copysets=cluster.assignments(txn, chunkserver_id),
+                assignment_revision=copysets.revision(txn),
                 heartbeat_interval_ms=int(self._config.heartbeat_interval_s * 1000),
             )
 
@@ -416,15 +435,26 @@ class MetadataService:
         return Reply(response)
 
     async def _heartbeat(self, request: Any, _: bytes, peer: Peer) -> Reply:
-        response = await self._store.run(lambda txn: cluster.heartbeat(txn, request))
-        presence = cluster.Presence(
+        now_us = self._now_us()
+        reporting = self._liveness.reporting(self._now_ms())
+        response = await self._store.run(
+            lambda txn: cluster.heartbeat(
+                txn,
+                request,
+                copysets_per_chunkserver=self._config.copysets_per_chunkserver,
+                reporting=reporting,
+                now_us=now_us,
+            )
+        )
+        presence = Presence(
             seen_ms=self._now_ms(),
             capacity_bytes=request.capacity_bytes,
             used_bytes=request.used_bytes,
-            leaders=sum(1 for report in request.copysets if report.leader),
+            reports={(r.logical_pool_id, r.copyset_id): r for r in request.copysets},
             scrub=request.scrub if request.HasField("scrub") else None,
         )
         self._liveness.heard(request.chunkserver_id, presence)
+        response.steps.extend(self._transfers.steps(request.copysets, presence.seen_ms))
         return Reply(response)
 
     async def _reclaim_done(self, request: Any, _: bytes, peer: Peer) -> Reply:
@@ -445,7 +475,7 @@ class MetadataService:
         clock, now_ms = self.clock(), self._now_ms()
 
         def transaction(txn: Transaction) -> cl.ClusterStatusResponse:
-            response = cluster.status(txn, self._liveness, now_ms)
+            response = status.status(txn, self._liveness, now_ms)
             for record in leases.everything(txn):
                 if leases.is_live(record, clock):
                     response.sessions.add(
@@ -459,6 +489,51 @@ class MetadataService:
         response = await self._store.run(transaction)
         response.version = self._version
         return Reply(response)
+
+    async def _list_copysets(self, request: Any, _: bytes, peer: Peer) -> Reply:
+        now_ms = self._now_ms()
+        return Reply(
+            await self._store.run(lambda txn: status.describe(txn, request, self._liveness, now_ms))
+        )
+
+    async def _move_replica(self, request: Any, _: bytes, peer: Peer) -> Reply:
+        reporting, now_us = self._liveness.reporting(self._now_ms()), self._now_us()
+        return Reply(
+            await self._store.run(
+                lambda txn: moves.move(txn, cluster.servers(txn, reporting), request, now_us)
+            )
+        )
+
+    async def _cancel_change(self, request: Any, _: bytes, peer: Peer) -> Reply:
+        await self._store.run(
+            lambda txn: moves.cancel(txn, request.logical_pool_id, request.copyset_id)
+        )
+        return Reply(cl.CancelChangeResponse())
+
+    async def _transfer_leader(self, request: Any, _: bytes, peer: Peer) -> Reply:
+        now_ms = self._now_ms()
+        reporting = self._liveness.reporting(now_ms)
+        member = await self._store.run(
+            lambda txn: moves.check_transfer(txn, cluster.servers(txn, reporting), request)
+        )
+        key = (request.logical_pool_id, request.copyset_id)
+        leader = self._liveness.leaders(now_ms).get(key)
+        done = leader is not None and leader.report.member_id == member.member_id
+        if not done:
+            self._transfers.ask(key, member.member_id, now_ms)
+        return Reply(cl.TransferLeaderResponse(done=done))
+
+    async def _retire_chunkserver(self, request: Any, _: bytes, peer: Peer) -> Reply:
+        reporting, now_us = self._liveness.reporting(self._now_ms()), self._now_us()
+
+        def transaction(txn: Transaction) -> int:
+            servers = cluster.servers(txn, reporting)
+            if request.cancel:
+                moves.keep(txn, servers, request.chunkserver_id)
+                return 0
+            return moves.retire(txn, servers, request, now_us)
+
+        return Reply(cl.RetireChunkserverResponse(moving=await self._store.run(transaction)))
 
 
 def _answering(

@@ -28,7 +28,7 @@ class Space(enum.IntEnum):
     CHUNKSERVERS = 5  # id u32 -> ChunkserverRecord
     CHUNKSERVER_UUIDS = 6  # uuid -> id u32
     COPYSETS = 7  # pool u32, copyset u32 -> CopysetRecord
-    RECLAIM = 8  # chunkserver u32, chunk u64 -> ChunkId
+    RECLAIM_BEFORE_2 = 8  # of stores before schema 2: chunkserver u32, chunk u64 -> ChunkId
     EPOCHS = 9  # revision u64 -> EpochRecord
     EPOCH_REVISIONS = 10  # file u64 -> revision u64
     ALLOCATED = 11  # file u64, pool u32 -> bytes u64
@@ -36,6 +36,10 @@ class Space(enum.IntEnum):
     SHARED_STATES = 13  # file u64 -> SharedStateRecord
     EXPORTS = 14  # target's name -> StoredExport
     EXPORTED_FILES = 15  # file u64, target's name -> nothing
+    POOLS = 16  # pool u32 -> PoolRecord
+    RECLAIM = 17  # pool u32, copyset u32, chunk u64 -> ChunkId: chunks to delete
+    CHANGES = 18  # pool u32, copyset u32 -> ChangeRecord
+    REMOVALS = 19  # chunkserver u32, pool u32, copyset u32, member u64 -> RemovalRecord
 
 
 class Transaction(Protocol):

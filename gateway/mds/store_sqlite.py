@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.errors import BusyError, StorageError
+from gateway.mds import upgrade
 from gateway.mds.store import Space, Transaction
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,11 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create,)
+def _to_members(db: sqlite3.Connection) -> None:
+    upgrade.to_members(_SqliteTransaction(db))
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create, _to_members)
 """MIGRATIONS[n] takes a file from schema n to n + 1; each runs in one transaction."""
 
 

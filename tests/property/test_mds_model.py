@@ -13,7 +13,7 @@ from hypothesis.stateful import (
 )
 from support.memory_store import MemoryStore
 
-from gateway.mds import cluster, epochs, files, leases, recycle, segments, tree
+from gateway.mds import cluster, epochs, files, leases, pool, recycle, segments, tree
 from gateway.mds.refusal import RefusalError
 from gateway.mds.rules import Caller
 from gateway.mds.store import Space, parse
@@ -60,6 +60,7 @@ class Namespace(RuleBasedStateMachine):
         self.chunks = set()
         self.reclaimed = set()
         self.store.run(lambda txn: tree.initialise(txn, self.now_us))
+        self.store.run(lambda txn: pool.settle(txn, 1))
         request = cl.RegisterChunkserverRequest(
             uuid="00000000-0000-0000-0000-000000000001", ip="127.0.0.1", port=1,
             data_directory="/d", capacity_bytes=GIB,

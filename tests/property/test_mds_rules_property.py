@@ -117,31 +117,40 @@ def test_chunks_are_spread_evenly_and_the_round_goes_on(copysets, start, count):
     )
 
 
+SERVERS = range(1, 10)
 COPYSETS = st.lists(
     st.builds(
         lambda number, members: store_pb2.CopysetRecord(
-            logical_pool_id=1, copyset_id=number, chunkserver_ids=members, configuration_epoch=1
+            logical_pool_id=1, copyset_id=number, configuration_epoch=1, founders=members,
+            members=[
+                store_pb2.MemberRecord(member_id=m, learner=False, revision=1) for m in members
+            ],
         ),
         st.integers(1, 100),
-        st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True),
+        st.lists(st.sampled_from(SERVERS), min_size=1, max_size=5, unique=True),
     ),
     max_size=20,
-)
+)  # fmt: skip
+SOME = st.frozensets(st.sampled_from(SERVERS))
 
 
-@given(COPYSETS, st.frozensets(st.integers(1, 9)), st.frozensets(st.integers(1, 9)))
-def test_new_chunks_avoid_broken_disks_and_if_possible_absent_ones(copysets, online, broken):
-    usable = segments.usable_copysets(copysets, online, broken)
-    for copyset in usable:
-        assert not broken & set(copyset.chunkserver_ids)
-    good = [
-        c for c in copysets
-        if not broken & set(c.chunkserver_ids) and online >= set(c.chunkserver_ids)
-    ]  # fmt: skip
-    if good:
-        assert usable == good
-    elif any(not broken & set(c.chunkserver_ids) for c in copysets):
-        assert usable
+@given(COPYSETS, SOME, SOME, SOME)
+def test_new_chunks_need_a_majority_that_is_sound_and_if_possible_there(
+    records, online, broken, without
+):
+    servers = {
+        i: store_pb2.ChunkserverRecord(
+            id=i, disk_error="EIO" if i in broken else "", assigned_revision=int(i not in without)
+        )
+        for i in SERVERS
+    }
+
+    def most(copyset, good):
+        return 2 * len(good & set(copyset.founders)) > len(copyset.founders)
+
+    sound = [c for c in records if most(c, set(SERVERS) - broken)]
+    ready = [c for c in records if most(c, online - broken - without)]
+    assert segments.usable_copysets(records, online, servers) == (ready or sound)
 
 
 SESSIONS = st.builds(

@@ -84,6 +84,11 @@ class Mds(SimpleNamespace):
         await self.stop()
         await self.start(**changes)
 
+    async def remake(self, **changes: Any) -> None:
+        """Another server with an empty store."""
+        await self.stop()
+        await self.start(store=self.config.store.with_name("another.db"), **changes)
+
     def client_of(self, owner: str, password: str | None = None) -> MdsClient:
         return MdsClient(
             self.server.grpc_address,
@@ -119,6 +124,17 @@ def registration(number: int = 1, **changes: Any) -> cl.RegisterChunkserverReque
     return cl.RegisterChunkserverRequest(**(fields | changes))
 
 
+def leading(*copyset_ids: int, member_id: int = 1) -> list[cl.CopysetReport]:
+    """Reports of copysets that one chunkserver leads alone."""
+    return [
+        cl.CopysetReport(
+            logical_pool_id=1, copyset_id=copyset_id, leader=True, applied_index=1, term=1,
+            member_id=member_id,
+        )
+        for copyset_id in copyset_ids
+    ]  # fmt: skip
+
+
 def heartbeat(number: int = 1, chunkserver_id: int = 1, **changes: Any) -> cl.HeartbeatRequest:
     """A heartbeat of chunkserver `number`."""
     fields: dict[str, Any] = {
@@ -134,6 +150,12 @@ def heartbeat(number: int = 1, chunkserver_id: int = 1, **changes: Any) -> cl.He
 def register() -> Callable[..., cl.RegisterChunkserverRequest]:
     """registration()"""
     return registration
+
+
+@pytest.fixture
+def lead() -> Callable[..., list[cl.CopysetReport]]:
+    """leading()"""
+    return leading
 
 
 @pytest.fixture

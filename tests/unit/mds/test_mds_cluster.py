@@ -15,20 +15,24 @@ GIB = 1 << 30
 async def test_first_chunkserver_gets_the_pool_s_copysets(mds):
     response = await mds.add_chunkserver()
     assert response.chunkserver_id == 1
-    assert response.heartbeat_interval_ms == 3000
+    assert response.heartbeat_interval_ms == 1000
     assert [c.copyset_id for c in response.copysets] == list(range(1, 9))
     assert {c.logical_pool_id for c in response.copysets} == {1}
-    assert {tuple(c.peers) for c in response.copysets} == {("127.0.0.1:8201:0",)}
+    for copyset in response.copysets:
+        [member] = copyset.members
+        assert (member.chunkserver_id, member.address) == (1, "127.0.0.1:8201")
+        assert (copyset.create, copyset.founders, copyset.member_id) == (True, [1], 1)
 
 
 async def test_registering_again_changes_nothing_but_the_address(mds):
     first = await mds.add_chunkserver()
-    assert await mds.add_chunkserver() == first
+    assert await mds.add_chunkserver() == first, "and it has not said yet that it made them"
     await mds.restart()
     moved = await mds.add_chunkserver(port=9999)
     assert moved.chunkserver_id == 1
     assert [c.copyset_id for c in moved.copysets] == list(range(1, 9))
-    assert moved.copysets[0].peers == ["127.0.0.1:9999:0"]
+    assert moved.copysets[0].members[0].address == "127.0.0.1:9999"
+    assert moved.assignment_revision > first.assignment_revision
     [server] = (await mds.client.status()).chunkservers
     assert server.address == "127.0.0.1:9999"
 
@@ -115,7 +119,9 @@ async def test_status_shows_who_reports_and_what_is_used(mds, beat):
     await mds.add_chunkserver(1)
     await mds.add_chunkserver(2)
     reports = [
-        cl.CopysetReport(logical_pool_id=1, copyset_id=n, leader=n < 4, applied_index=1)
+        cl.CopysetReport(
+            logical_pool_id=1, copyset_id=n, leader=n < 4, applied_index=1, member_id=1, term=1
+        )
         for n in range(1, 9)
     ]
     await mds.client.heartbeat(beat(used_bytes=77, copysets=reports))

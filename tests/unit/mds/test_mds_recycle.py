@@ -132,19 +132,23 @@ async def test_deleted_volume_serves_no_io(mds):
         assert (await mds.call(request, kind)).statusCode == ns.kFileUnderDeleting
 
 
-async def test_purge_gives_every_chunk_to_its_chunkserver_until_that_is_done(mds, beat):
+async def test_purge_gives_every_chunk_to_the_leader_until_that_is_done(mds, beat, lead):
     await mds.add_chunkserver()
     await mds.client.create_volume("disk", 200 * GIB)
     await allocate(mds, "/disk", *(n * GIB for n in range(130)))
     await mds.client.delete("disk")
-    assert not (await mds.client.heartbeat(beat())).reclaim
+    leader = beat(copysets=lead(*range(1, 9)))
+    assert not (await mds.client.heartbeat(leader)).reclaim
     await mds.client.purge((await mds.client.list_deleted())[0].name)
     await eventually(lambda: _empty(mds))
     assert (await mds.client.status()).allocated_bytes == 0
     seen: set[int] = set()
-    first = (await mds.client.heartbeat(beat())).reclaim
-    assert (await mds.client.heartbeat(beat())).reclaim == first, "told again until done"
-    while chunks := (await mds.client.heartbeat(beat())).reclaim:
+    assert not (await mds.client.heartbeat(beat())).reclaim, "who does not lead is not asked"
+    first = (await mds.client.heartbeat(leader)).reclaim
+    assert (await mds.client.heartbeat(leader)).reclaim == first, "told again until done"
+    only = (await mds.client.heartbeat(beat(copysets=lead(3)))).reclaim
+    assert {c.copyset_id for c in only} == {3}
+    while chunks := (await mds.client.heartbeat(leader)).reclaim:
         assert not seen.intersection(c.chunk_id for c in chunks)
         seen.update(c.chunk_id for c in chunks)
         done = cl.ReclaimDoneRequest(chunkserver_id=1, chunks=chunks)

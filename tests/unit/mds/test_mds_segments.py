@@ -61,8 +61,9 @@ async def test_without_a_chunkserver_nothing_is_allocated(mds):
 async def test_broken_disk_takes_nothing_and_a_silent_chunkserver_only_for_want_of_another(
     mds, beat
 ):
-    await mds.add_chunkserver(1)
-    await mds.add_chunkserver(2)
+    for number in (1, 2):
+        made = (await mds.add_chunkserver(number)).assignment_revision
+        await mds.client.heartbeat(beat(number, number, assignment_revision=made))
     await mds.client.create_volume("disk", 9 * GIB)
     mds.clock.move(60)
     await mds.client.heartbeat(beat(2, 2))
@@ -118,7 +119,7 @@ async def test_raised_epoch_is_answered_with_all_chunkservers(mds):
     assert opened.fileInfo.epoch == 1
 
 
-async def test_segment_given_up_is_gone_and_its_chunks_are_never_used_again(mds, beat):
+async def test_segment_given_up_is_gone_and_its_chunks_are_never_used_again(mds, beat, lead):
     await mds.add_chunkserver()
     await mds.client.create_volume("disk", 2 * GIB)
     seen: set[int] = set()
@@ -131,7 +132,8 @@ async def test_segment_given_up_is_gone_and_its_chunks_are_never_used_again(mds,
         assert await deallocate(mds) == ns.kSegmentNotAllocated
         assert (await segment(mds, allocate=False)).statusCode == ns.kSegmentNotAllocated
     assert (await mds.client.info("disk")).allocated == 0
-    reclaim = (await mds.client.heartbeat(beat())).reclaim
+    leader = beat(copysets=lead(*range(1, 9)))
+    reclaim = (await mds.client.heartbeat(leader)).reclaim
     assert {c.chunk_id for c in reclaim} == seen
     assert {c.copyset_id for c in reclaim} == set(range(1, 9))
     for offset in (4096, 2 * GIB):
