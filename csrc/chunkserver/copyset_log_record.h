@@ -13,7 +13,7 @@
 
 // Records that are no entries, and void none (wal.h) but as said here.
 enum {
-    CG_RECORD_STATE = 0x100,   // term, and in the meta the vote; index 0
+    CG_RECORD_STATE = CG_WAL_TYPE_STATE, // term, and in the meta the vote; index 0
     CG_RECORD_INSTALL = 0x101, // the state as of index and term was copied here and is durable
 };
 

@@ -122,6 +122,10 @@ static void resend(struct cg_raft *raft, struct raft_peer *peer,
     uint64_t received = message->received > peer->match ? message->received : peer->match;
     if (received < peer->next - 1 && received <= raft->log.last_index) {
         raft_start_probe(peer, received + 1);
+    } else if (message->received < peer->match && peer->next == peer->match + 1) {
+        // It was restarted, and does not know that its log is ours: an append without entries shows
+        // it, or else it could not take what is committed before the next entry came.
+        raft_start_probe(peer, peer->next);
     }
 }
 

@@ -310,6 +310,7 @@ void cg_raft_status(const struct cg_raft *raft, struct cg_raft_status *out) {
         .term = raft->term,
         .vote = raft->vote,
         .leader = raft->leader,
+        .transferee = raft->transferee,
         .base_index = raft->log.base_index,
         .last_index = raft->log.last_index,
         .durable_index = raft->durable_index,

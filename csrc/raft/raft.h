@@ -296,7 +296,8 @@ struct cg_raft_status {
     enum cg_raft_role role;
     uint64_t term;
     uint64_t vote;
-    uint64_t leader; // 0: unknown
+    uint64_t leader;     // 0: unknown
+    uint64_t transferee; // leader: to whom leadership is being handed over; 0: nobody
     uint64_t base_index;
     uint64_t last_index;
     uint64_t durable_index;

@@ -123,6 +123,13 @@ void raft_matched(struct cg_raft *raft, struct raft_peer *peer, uint64_t match) 
     if (match > peer->match) { // answers may be late or doubled: match never falls within a term
         peer->match = match;
     }
+    if (peer->state == RAFT_PROBE && peer->match < raft->log.base_index &&
+        peer->next > raft->log.base_index) {
+        // After a restart it knows of less than it has: the probe finds out, where going back to
+        // what it knows would end in a snapshot.
+        raft_advance_commit(raft);
+        return;
+    }
     if (peer->state != RAFT_REPLICATE) {
         peer->state = RAFT_REPLICATE;
         peer->next = peer->match + 1;

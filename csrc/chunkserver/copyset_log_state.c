@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// The log's beginning: what checkpoints save and make dispensable, and state that is copied instead
+// of entries.
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "chunkserver/copyset_log_internal.h"
+
+// Entries of a group that are remembered for lagging members, whatever the log on disk could keep.
+#define ENTRIES_KEPT_MAX (1U << 17)
+
+// A sole member forgets what it has applied in steps of so many.
+#define ALONE_STEP 256U
+
+// ---- Checkpoints
+
+void cg_copyset_log_capture(const struct cg_copyset_log *log, uint64_t index,
+                            struct cg_copyset_log_saved *out) {
+    assert(index >= log->index.base && index <= log->delivered);
+    const struct log_slot *next = log_index_at(&log->index, index + 1);
+    *out = (struct cg_copyset_log_saved){
+        .term = log->status.term,
+        .vote = log->status.vote,
+        .index = index,
+        .index_term = cg_raft_term_at(log->raft, index),
+        .config = log_config_as_of(log, index)->config,
+        .replay_lsn = next != NULL ? next->lsn : UINT64_MAX,
+    };
+}
+
+void log_forget(struct cg_copyset_log *log, uint64_t index) {
+    if (index > log->index.base) {
+        log_index_compact(&log->index, index);
+        cg_raft_compact(log->raft, index);
+        log->status.base_index = index;
+    }
+}
+
+static bool alone(const struct cg_copyset_log *log) {
+    return cg_raft_config(log->raft)->count <= 1;
+}
+
+void cg_copyset_log_applied(struct cg_copyset_log *log, uint64_t index) {
+    assert(index <= log->delivered);
+    cg_raft_applied(log->raft, index);
+    if (index > log->status.applied_index) {
+        log->status.applied_index = index;
+    }
+    uint64_t applied = log->status.applied_index;
+    if (alone(log) ? applied - log->index.base >= ALONE_STEP
+                   : log->index.last - log->index.base > ENTRIES_KEPT_MAX) {
+        uint64_t half = log->index.base + (log->index.last - log->index.base) / 2;
+        log_forget(log, alone(log) || applied < half ? applied : half);
+    }
+}
+
+static uint64_t lower(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+uint64_t cg_copyset_log_saved(struct cg_copyset_log *log, const struct cg_copyset_log_saved *saved,
+                              uint64_t keep_from_lsn) {
+    uint64_t end = lower(saved->index, log->status.applied_index);
+    uint64_t forget = log->index.base;
+    while (forget < end &&
+           (alone(log) || log_index_at(&log->index, forget + 1)->lsn < keep_from_lsn)) {
+        forget++;
+    }
+    log_forget(log, forget);
+    log_config_forget(log, saved->index);
+    if (saved->index >= log->install_index) {
+        log->install_lsn = 0;
+    }
+    if (saved->term == log->status.term && saved->vote == log->status.vote) {
+        log->state_lsn = 0;
+    }
+    const struct log_slot *first = log_index_at(&log->index, log->index.base + 1);
+    uint64_t need = first != NULL ? first->lsn : UINT64_MAX;
+    need = lower(need, log->install_lsn != 0 ? log->install_lsn : UINT64_MAX);
+    return lower(need, log->state_lsn != 0 ? log->state_lsn : UINT64_MAX);
+}
+
+// ---- Leader: a member's copy
+
+void cg_copyset_log_copied(struct cg_copyset_log *log, uint64_t member, uint64_t index, bool ok) {
+    if (!log->started || log_retired(log)) {
+        return;
+    }
+    log_flush(log);
+    cg_raft_snapshot_sent(log->raft, member, index, ok);
+    log_step(log, NULL);
+    log_settle(log);
+}
+
+// ---- Receiver
+
+bool cg_copyset_log_wants_state(const struct cg_copyset_log *log, uint64_t index, uint64_t term) {
+    return log->started && !log->install.under_way && term <= log->status.term &&
+           cg_raft_snapshot_wanted(log->raft, index);
+}
+
+void cg_copyset_log_install_begin(struct cg_copyset_log *log) {
+    assert(!log->install.under_way);
+    log->install.under_way = true;
+}
+
+void cg_copyset_log_install_abort(struct cg_copyset_log *log) {
+    assert(!log->install.logging);
+    log->install.under_way = false;
+    log_defer(log); // what was committed meanwhile
+}
+
+// Told by log_install_settle.
+static void end_install(struct cg_copyset_log *log, int status) {
+    log->install.under_way = false;
+    log->install.logging = false;
+    log->install.status = status;
+    log->install.told_due = true;
+    log_defer(log);
+}
+
+void log_install_settle(struct cg_copyset_log *log) {
+    if (log->install.told_due) {
+        log->install.told_due = false;
+        log->settle_again = true; // what follows is delivered after this is told
+        log->install.done(log->install.user, log->install.status);
+    }
+}
+
+void log_install_fail(struct cg_copyset_log *log, int error) {
+    if (log->install.logging) {
+        end_install(log, error);
+    }
+}
+
+static void take_state(struct cg_copyset_log *log) {
+    const struct cg_copyset_log_saved *state = &log->install.state;
+    bool empties = cg_raft_term_at(log->raft, state->index) != state->index_term;
+    int result = cg_raft_snapshot_installed(log->raft, log_now(log), state->index,
+                                            state->index_term, &state->config);
+    assert(result == 0); // the log stood still since it was wanted
+    (void)result;
+    if (empties) {
+        log_index_reset(&log->index, state->index);
+        log_config_reset(log, state->index, &state->config);
+    } else {
+        log_index_compact(&log->index, state->index);
+        log_config_forget(log, state->index);
+    }
+    log->delivered = state->index;
+    log->install_index = state->index;
+    log->install_lsn = log->install.lsn;
+    log_fetch_forget(log);
+    log_step(log, NULL);
+}
+
+static void install_logged(struct cg_wal_append *append) {
+    struct log_record_append *record = CG_CONTAINER_OF(append, struct log_record_append, append);
+    struct cg_copyset_log *log = record->log;
+    log->install.lsn = append->lsn;
+    int status = append->status;
+    free(record);
+    log->appending--;
+    if (status != 0) {
+        log_disk_broken(log->disk, status);
+        return;
+    }
+    if (!log->install.logging) {
+        return; // the log was retired meanwhile
+    }
+    log_flush(log);
+    take_state(log);
+    end_install(log, 0);
+}
+
+static int log_install(struct cg_copyset_log *log) {
+    const struct cg_copyset_log_saved *state = &log->install.state;
+    if (!log->started || log_retired(log)) {
+        return -EIO;
+    }
+    if (state->index_term > log->status.term || !cg_raft_snapshot_wanted(log->raft, state->index)) {
+        return -EINVAL;
+    }
+    if (log->status.role == CG_RAFT_CANDIDATE) {
+        return -EAGAIN; // it may lead before the record is durable, which its entries would
+                        // contradict
+    }
+    struct log_record_append *record = calloc(1, sizeof(*record));
+    if (record == NULL) {
+        return -ENOMEM;
+    }
+    const struct cg_record_install install = {
+        .voids = cg_raft_term_at(log->raft, state->index) != state->index_term,
+        .config = state->config,
+    };
+    record->log = log;
+    record->append.record = (struct cg_wal_record){
+        .group = log->options.group,
+        .term = state->index_term,
+        .index = state->index,
+        .type = CG_RECORD_INSTALL,
+        .meta = record->meta,
+        .meta_length = (uint32_t)cg_record_install_encode(&install, record->meta),
+    };
+    record->append.done = install_logged;
+    cg_list_init(&record->append.node);
+    log->install.logging = true;
+    log->appending++;
+    cg_wal_append(log->disk->wal, &record->append);
+    return 0;
+}
+
+void cg_copyset_log_installed(struct cg_copyset_log *log, const struct cg_copyset_log_saved *state,
+                              void (*done)(void *user, int status), void *user) {
+    assert(log->install.under_way && !log->install.logging);
+    log->install.state = *state;
+    log->install.done = done;
+    log->install.user = user;
+    log_flush(log);
+    int result = log_install(log);
+    if (result != 0) {
+        end_install(log, result);
+    }
+}

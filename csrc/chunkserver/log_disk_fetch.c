@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Reading entries back that are no longer, or after a restart not yet, in memory: for members that
+// lag, and to be delivered. A log reads one batch at a time; what it holds of the group comes
+// along.
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "chunkserver/copyset_log_internal.h"
+
+#define RETRY_NS (10 * CG_NS_PER_MS)
+
+static void start(struct cg_copyset_log *log);
+
+static void retry(struct cg_timer *timer) {
+    struct cg_log_disk *disk = CG_CONTAINER_OF(timer, struct cg_log_disk, fetch_retry);
+    struct cg_list wanting;
+    cg_list_init(&wanting);
+    cg_list_splice_back(&wanting, &disk->wanting);
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&wanting)) != NULL) {
+        start(CG_CONTAINER_OF(node, struct cg_copyset_log, wanting));
+    }
+}
+
+void log_fetch_init(struct cg_log_disk *disk) {
+    cg_list_init(&disk->wanting);
+    disk->fetch_retry.fire = retry;
+}
+
+void log_fetch_destroy(struct cg_log_disk *disk) {
+    cg_timer_disarm(&disk->fetch_retry);
+}
+
+// No memory now: later. Without memory for the timer, the next log that wants something.
+static void wait(struct cg_copyset_log *log) {
+    struct cg_log_disk *disk = log->disk;
+    struct cg_reactor *reactor = disk->options.reactor;
+    cg_list_remove(&log->wanting);
+    cg_list_push_back(&disk->wanting, &log->wanting);
+    if (!cg_timer_armed(&disk->fetch_retry)) {
+        (void)cg_timer_arm(reactor, &disk->fetch_retry, cg_reactor_now(reactor) + RETRY_NS);
+    }
+}
+
+static void take_record(struct cg_wal_fetch *fetch, const struct cg_wal_record *record,
+                        struct cg_buffer *buffer, const uint8_t *payload) {
+    struct cg_copyset_log *log = CG_CONTAINER_OF(fetch, struct cg_copyset_log, fetch);
+    struct log_slot *slot = log_index_at(&log->index, record->index);
+    // A batch may hold an entry and what replaced it.
+    if (slot == NULL || slot->entry != NULL || !slot->durable || slot->lsn != fetch->lsn ||
+        record->type >= CG_RECORD_STATE ||
+        cg_raft_term_at(log->raft, record->index) != record->term) {
+        return;
+    }
+    struct cg_log_entry *entry = cg_log_entry_make(
+        record->type, record->term, record->index, record->meta, record->meta_length, buffer,
+        payload, record->payload_length, record->block_crcs);
+    if (entry == NULL) {
+        log->fetch_short = true;
+        return;
+    }
+    entry->log = log;
+    slot->entry = entry;
+    log_cache_add(log->disk, entry);
+}
+
+static void done(struct cg_wal_fetch *fetch, int status) {
+    struct cg_copyset_log *log = CG_CONTAINER_OF(fetch, struct cg_copyset_log, fetch);
+    log->fetching = false;
+    const struct log_slot *slot = log_index_at(&log->index, log->want);
+    if (log->want == 0 || slot == NULL || slot->entry != NULL || slot->lsn != fetch->lsn) {
+        log->want = 0;
+        log_fetched(log); // who still wants something asks again
+        return;
+    }
+    if (status == -ENOMEM || log->fetch_short) {
+        wait(log);
+        return;
+    }
+    cg_log(CG_LOG_ERROR,
+           "copyset %" PRIu32 "-%" PRIu32 ": entry %" PRIu64 " cannot be read back from the log: %s",
+           (uint32_t)(log->options.group >> 32), (uint32_t)log->options.group, log->want,
+           status != 0 ? strerror(-status) : "it is not there");
+    log_disk_broken(log->disk, status != 0 ? status : -EBADMSG);
+}
+
+static void start(struct cg_copyset_log *log) {
+    const struct log_slot *slot = log_index_at(&log->index, log->want);
+    if (slot == NULL || slot->entry != NULL || !slot->durable) {
+        log->want = 0;
+        log_fetched(log);
+        return;
+    }
+    log->fetching = true;
+    log->fetch_short = false;
+    log->fetch = (struct cg_wal_fetch){
+        .lsn = slot->lsn,
+        .group = log->options.group,
+        .record = take_record,
+        .done = done,
+    };
+    log->disk->fetches++;
+    cg_wal_fetch(log->disk->wal, log->disk->options.pool, &log->fetch);
+}
+
+void log_fetch_want(struct cg_copyset_log *log, uint64_t index) {
+    if (log->want == 0 || index < log->want) {
+        log->want = index;
+    }
+    if (!log->fetching && !cg_list_linked(&log->wanting)) {
+        start(log);
+    }
+}
+
+void log_fetch_forget(struct cg_copyset_log *log) {
+    log->want = 0;
+    cg_list_remove(&log->wanting);
+}
