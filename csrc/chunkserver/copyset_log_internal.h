@@ -92,7 +92,8 @@ struct cg_copyset_log {
     // Reading back
     uint64_t want; // the lowest entry that is wanted; 0: none
     bool fetching;
-    bool fetch_short; // of memory
+    bool fetch_short;       // of memory
+    uint64_t fetched_bytes; // by the fetch under way
     struct cg_wal_fetch fetch;
     struct cg_list wanting; // on the disk's list: waits for memory
 

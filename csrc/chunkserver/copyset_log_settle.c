@@ -125,3 +125,8 @@ void log_settle(struct cg_copyset_log *log) {
     }
     log->settling = false;
 }
+
+void cg_copyset_log_resume(struct cg_copyset_log *log) {
+    log->blocked = false;
+    log_settle(log);
+}

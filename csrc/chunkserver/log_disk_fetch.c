@@ -51,9 +51,14 @@ static void take_record(struct cg_wal_fetch *fetch, const struct cg_wal_record *
     struct cg_copyset_log *log = CG_CONTAINER_OF(fetch, struct cg_copyset_log, fetch);
     struct log_slot *slot = log_index_at(&log->index, record->index);
     // A batch may hold an entry and what replaced it.
-    if (slot == NULL || slot->entry != NULL || !slot->durable || slot->lsn != fetch->lsn ||
-        record->type >= CG_RECORD_STATE ||
+    if (record->type >= CG_RECORD_STATE || record->index < log->want || slot == NULL ||
+        slot->entry != NULL || slot->lsn != fetch->lsn ||
         cg_raft_term_at(log->raft, record->index) != record->term) {
+        return;
+    }
+    // What comes along must not push out what is wanted.
+    if (log->fetched_bytes > 0 &&
+        log->fetched_bytes + slot->bytes > log->disk->options.cache_bytes / 2) {
         return;
     }
     struct cg_log_entry *entry = cg_log_entry_make(
@@ -65,6 +70,7 @@ static void take_record(struct cg_wal_fetch *fetch, const struct cg_wal_record *
     }
     entry->log = log;
     slot->entry = entry;
+    log->fetched_bytes += slot->bytes;
     log_cache_add(log->disk, entry);
 }
 
@@ -82,7 +88,8 @@ static void done(struct cg_wal_fetch *fetch, int status) {
         return;
     }
     cg_log(CG_LOG_ERROR,
-           "copyset %" PRIu32 "-%" PRIu32 ": entry %" PRIu64 " cannot be read back from the log: %s",
+           "copyset %" PRIu32 "-%" PRIu32 ": entry %" PRIu64
+           " cannot be read back from the log: %s",
            (uint32_t)(log->options.group >> 32), (uint32_t)log->options.group, log->want,
            status != 0 ? strerror(-status) : "it is not there");
     log_disk_broken(log->disk, status != 0 ? status : -EBADMSG);
@@ -97,6 +104,7 @@ static void start(struct cg_copyset_log *log) {
     }
     log->fetching = true;
     log->fetch_short = false;
+    log->fetched_bytes = 0;
     log->fetch = (struct cg_wal_fetch){
         .lsn = slot->lsn,
         .group = log->options.group,
