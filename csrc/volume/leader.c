@@ -164,7 +164,7 @@ static void on_answer(struct cg_rpc_call *call) {
         m.leader.has_address) {
         take_answer(query->copyset, server, m.leader.address);
     } else if (vol_server_is_loss(call->status) ||
-               (call->status == -ETIMEDOUT && server->heard_ns < peer->sent_ns)) {
+               (call->status == -ETIMEDOUT && vol_server_timed_out(server, peer->sent_ns))) {
         vol_server_unanswered(server);
     }
 }

@@ -190,7 +190,12 @@ static void on_pause_over(struct cg_timer *timer) {
 
 // Decides what a failed try means: another server at once, the same one, or a pause.
 static void after_failure(struct cg_mds_call *call, int status) {
+    struct cg_mds *mds = call->mds;
     call->last_error = status;
+    if (status == -ETIMEDOUT && mds->heard_ns[call->server] < call->sent_ns) {
+        // After an outage TCP sends again ever more rarely; a new connection does not wait for it.
+        cg_channel_disconnect(mds->channels[call->server], -ECONNRESET);
+    }
     if (status == -EREMOTEIO) {
         snprintf(call->last_text, sizeof(call->last_text), "%s", call->rpc.error_text);
     } else {
@@ -214,7 +219,7 @@ static void after_failure(struct cg_mds_call *call, int status) {
     }
     // It refuses, went away, or answers with an error of the RPC layer: not the leader.
     next_server(call);
-    if (++call->refused % call->mds->count == 0) {
+    if (++call->refused % mds->count == 0) {
         pause_before_retry(call);
     } else {
         try_once(call);
@@ -231,6 +236,9 @@ static void on_reply(struct cg_rpc_call *rpc) {
     if (status == -ECANCELED) {
         finish(call, -ECANCELED);
         return;
+    }
+    if (status == 0 || status == -EREMOTEIO) {
+        call->mds->heard_ns[call->server] = cg_reactor_now(call->mds->reactor);
     }
     if (status == -EREMOTEIO && cg_mds_is_state(call->op) &&
         (rpc->error_code == CG_RPC_ENOMETHOD || rpc->error_code == CG_RPC_ENOSERVICE)) {
@@ -264,6 +272,7 @@ static void try_once(struct cg_mds_call *call) {
     call->rpc.done = on_reply;
     call->in_flight = true;
     call->sent_boot_ns = cg_boottime_ns();
+    call->sent_ns = now;
     int error = cg_mds_send(call, call->mds->channels[call->server]);
     if (error != 0) {
         // Only a message that cannot be encoded: no server will take it.

@@ -25,6 +25,7 @@
 struct cg_mds {
     struct cg_reactor *reactor;
     struct cg_channel *channels[CG_MDS_SERVERS_MAX];
+    uint64_t heard_ns[CG_MDS_SERVERS_MAX]; // when it last answered anything
     unsigned count;
     unsigned current;
     char *owner;
@@ -154,6 +155,7 @@ struct cg_mds_call {
     struct cg_rpc_call rpc;
     struct cg_timer timer;
     uint64_t timeout_ns;
+    uint64_t sent_ns;
     unsigned server;   // index that the try in flight went to
     unsigned failures; // at this server in a row
     unsigned refused;  // servers in a row that could not be reached

@@ -473,7 +473,9 @@ static void on_failure(struct vol_request *request, int status) {
     if (status == -ETIMEDOUT) {
         vol_count(&volume->counters.timeouts, 1);
         request->timeouts++;
-    } else if (vol_server_is_loss(status)) {
+    }
+    if (vol_server_is_loss(status) ||
+        (status == -ETIMEDOUT && vol_server_timed_out(request->sent_to, request->sent_ns))) {
         vol_server_lost(request->sent_to);
     }
     reroute(request, failure_delay(request));

@@ -21,6 +21,7 @@
 #define PAUSE_MAX_NS   (800 * CG_NS_PER_MS)
 #define PAUSE_NAMED_NS (100 * CG_NS_PER_MS)
 #define QUESTION_NS    (1 * CG_NS_PER_S) // longer than one takes
+#define CONNECT_NS     (500 * CG_NS_PER_MS)
 
 static void on_watch(struct cg_timer *timer);
 
@@ -41,7 +42,7 @@ struct vol_server *vol_server_get(struct cg_client *client, const char *address)
     }
     struct cg_endpoint beside;
     cg_endpoint_beside(address, &beside);
-    struct cg_channel_options options = {.beside = &beside};
+    struct cg_channel_options options = {.connect_timeout_ns = CONNECT_NS, .beside = &beside};
     if (cg_channel_create(client->reactor, &endpoint, &options, &server->channel) != 0) {
         free(server);
         return NULL;
@@ -109,6 +110,14 @@ void vol_server_lost(struct vol_server *server) {
             vol_leaders_forget(volume->clone->source, server);
         }
     }
+}
+
+bool vol_server_timed_out(struct vol_server *server, uint64_t sent_ns) {
+    if (server->heard_ns >= sent_ns) {
+        return false;
+    }
+    cg_channel_disconnect(server->channel, -ECONNRESET);
+    return true;
 }
 
 bool vol_server_may_ask(struct vol_server *server) {

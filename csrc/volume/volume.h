@@ -289,6 +289,11 @@ void vol_server_lost(struct vol_server *server);
 // What a call to a server ended with: whether that means vol_server_lost.
 bool vol_server_is_loss(int status);
 
+// A call that left at `sent_ns` was not answered in time. If nothing else came either, the
+// connection is given up: after an outage TCP sends again ever more rarely, a new connection does
+// not wait for that. True: so it was; its other calls end with -ECONNRESET, later.
+bool vol_server_timed_out(struct vol_server *server, uint64_t sent_ns);
+
 // Whether it may be asked which copysets it leads; if it is away, the asker must then call
 // vol_server_heard or vol_server_unanswered when the question has ended.
 bool vol_server_may_ask(struct vol_server *server);

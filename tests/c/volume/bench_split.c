@@ -45,6 +45,11 @@ void cg_channel_cancel(struct cg_channel *channel, struct cg_rpc_call *call) {
     (void)call;
 }
 
+void cg_channel_disconnect(struct cg_channel *channel, int status) {
+    (void)channel;
+    (void)status;
+}
+
 static void answer_all(void) {
     static const uint8_t reply[] = {0x08, 0x00, 0x18, 0x84, 0x0c};
     struct cg_list *node;
@@ -61,7 +66,7 @@ static void answer_all(void) {
 // ---- A volume without a cluster
 
 static struct cg_client client;
-static struct vol_server server = {.address = "stub"};
+static struct vol_server *server;
 
 static void make_segment(struct cg_volume *volume, uint64_t index) {
     struct vol_segment *segment =
@@ -72,7 +77,7 @@ static void make_segment(struct cg_volume *volume, uint64_t index) {
     cg_list_init(&segment->waiters);
     for (uint32_t i = 0; i < volume->chunks_per_segment; i++) {
         struct vol_copyset *copyset = vol_copyset_get(volume, 1, i % 12);
-        copyset->peers[0].server = &server;
+        copyset->peers[0].server = server;
         copyset->peer_count = 1;
         copyset->leader = 0;
         segment->chunks[i] = (struct vol_chunk){index * 64 + i + 1, copyset};
@@ -113,6 +118,9 @@ static struct cg_volume *make_volume(void) {
     if (vol_requests_create(volume) != 0) {
         abort();
     }
+    cg_list_init(&client.servers);
+    cg_list_init(&client.volumes);
+    server = vol_server_get(&client, "127.0.0.1:1");
     volume->segment_slots = 16;
     volume->segments = calloc(16, sizeof(struct vol_segment *));
     for (uint64_t i = 0; i < 16; i++) {
@@ -187,6 +195,7 @@ int main(int argc, char **argv) {
     free(volume->requests);
     free(volume->path);
     free(volume);
+    vol_servers_free(&client);
     cg_reactor_destroy(client.reactor);
     return read_ns < LIMIT_NS && write_ns < LIMIT_NS ? 0 : 1;
 }

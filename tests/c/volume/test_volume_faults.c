@@ -129,6 +129,41 @@ static void a_chunkserver_that_comes_back_is_used_again(void **state) {
     bench_end(bench);
 }
 
+// As after an outage of the network, when TCP waits long before it sends again.
+static void a_connection_on_which_nothing_comes_is_given_up(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench_start(bench, 0, 0);
+    uint8_t data[4096] = {7};
+    assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 0), 0);
+    int servers[] = {0, fake_peer(&bench->fake, 0)};
+    unsigned accepted[2];
+    for (unsigned i = 0; i < 2; i++) {
+        accepted[i] = atomic_load(&bench->fake.servers[servers[i]].accepted);
+        fake_stop_server(&bench->fake, servers[i], true);
+    }
+    struct cg_io io = {.op = CG_OP_READ, .length = sizeof(data), .iovcnt = 1};
+    struct iovec iov = {data, sizeof(data)};
+    atomic_int done = 0;
+    io.iov = &iov;
+    io.user = &done;
+    io.done = count_done;
+    cg_submit(bench->volume, &io);
+    usleep(2500000); // two time-outs, and the lease's next refresh
+    for (unsigned i = 0; i < 2; i++) {
+        fake_stop_server(&bench->fake, servers[i], false);
+    }
+    while (atomic_load(&done) == 0) {
+        usleep(1000);
+    }
+    assert_int_equal(io.result, 0);
+    assert_int_equal(cg_pwrite(bench->volume, data, sizeof(data), 8 * MIB), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_in_range(atomic_load(&bench->fake.servers[servers[i]].accepted) - accepted[i], 1, 6);
+    }
+    bench_end(bench);
+}
+
 static void a_new_leader_is_found_in_milliseconds(void **state) {
     (void)state;
     struct bench *bench = bench_new(true);
@@ -372,6 +407,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(an_unanswered_request_is_sent_again),
         cmocka_unit_test(an_io_ends_at_its_deadline),
         cmocka_unit_test(a_chunkserver_that_comes_back_is_used_again),
+        cmocka_unit_test(a_connection_on_which_nothing_comes_is_given_up),
         cmocka_unit_test(a_new_leader_is_found_in_milliseconds),
         cmocka_unit_test(a_dead_leader_is_replaced),
         cmocka_unit_test(another_metadata_server_is_used_when_one_is_gone),
