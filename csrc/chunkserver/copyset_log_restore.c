@@ -111,7 +111,9 @@ static int restore_entry(struct cg_copyset_log *log, uint64_t lsn,
         entry.type = CG_RAFT_ENTRY_CONFIG;
         entry.config = &config;
     }
-    if (log->legacy) {
+    struct cg_raft_status status;
+    cg_raft_status(log->raft, &status);
+    if (log->legacy && record->term > status.term) { // the term's vote may be the checkpoint's
         cg_raft_restore_state(log->raft, record->term, 0);
     }
     int result = cg_raft_restore_entry(log->raft, record->index, &entry);
@@ -124,7 +126,6 @@ static int restore_entry(struct cg_copyset_log *log, uint64_t lsn,
     uint64_t first = record->index > log->index.base ? record->index : log->index.base + 1;
     log_index_cut(&log->index, first);
     log_config_cut(log, first);
-    struct cg_raft_status status;
     cg_raft_status(log->raft, &status);
     if (status.last_index == log->index.last) {
         return 0; // it is not above the base, or does not fit and must turn out to be void
