@@ -173,7 +173,7 @@ static void become_leader(struct cg_raft *raft) {
     assert(appended);
     (void)appended;
     raft->active_ns = raft->now_ns;
-    raft_start_round(raft);
+    raft_regular_round(raft);
 }
 
 // Counts what has come in; this server's own vote when it is durable.

@@ -11,11 +11,19 @@
 
 void raft_start_round(struct cg_raft *raft) {
     raft->round++;
-    raft->heartbeat_ns = raft->now_ns + raft->options.heartbeat_interval_ns;
+    if (CG_RAFT_MUTATED(READS_DELAY_HEARTBEAT)) {
+        raft->heartbeat_ns = raft->now_ns + raft->options.heartbeat_interval_ns;
+    }
     for (uint32_t i = 0; i < raft->peer_count; i++) {
         raft->peer[i].heartbeat_due = true;
         raft->peer[i].quiesce_due = false;
     }
+}
+
+// Rounds for reads do not put it off: the leader's timer also finds out that nobody answers.
+void raft_regular_round(struct cg_raft *raft) {
+    raft_start_round(raft);
+    raft->heartbeat_ns = raft->now_ns + raft->options.heartbeat_interval_ns;
 }
 
 static uint64_t heard_of(const struct raft_peer *peer) {
@@ -44,7 +52,7 @@ static bool idle(const struct cg_raft *raft) {
 }
 
 static void fall_quiet(struct cg_raft *raft) {
-    raft_start_round(raft);
+    raft_regular_round(raft);
     for (uint32_t i = 0; i < raft->peer_count; i++) {
         raft->peer[i].quiesce_due = true;
     }
@@ -65,7 +73,7 @@ void raft_wake_up(struct cg_raft *raft) {
     for (uint32_t i = 0; i < raft->peer_count; i++) {
         raft->peer[i].heard_ns = raft->now_ns; // nobody was asked meanwhile
     }
-    raft_start_round(raft);
+    raft_regular_round(raft);
 }
 
 void raft_tick_leader(struct cg_raft *raft) {
@@ -83,7 +91,7 @@ void raft_tick_leader(struct cg_raft *raft) {
         fall_quiet(raft);
         return;
     }
-    raft_start_round(raft);
+    raft_regular_round(raft);
 }
 
 void raft_receive_heartbeat(struct cg_raft *raft, const struct cg_raft_message *message) {
@@ -122,10 +130,6 @@ static void resend(struct cg_raft *raft, struct raft_peer *peer,
     uint64_t received = message->received > peer->match ? message->received : peer->match;
     if (received < peer->next - 1 && received <= raft->log.last_index) {
         raft_start_probe(peer, received + 1);
-    } else if (message->received < peer->match && peer->next == peer->match + 1) {
-        // It was restarted, and does not know that its log is ours: an append without entries shows
-        // it, or else it could not take what is committed before the next entry came.
-        raft_start_probe(peer, peer->next);
     }
 }
 

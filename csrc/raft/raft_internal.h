@@ -176,7 +176,8 @@ void raft_matched(struct cg_raft *raft, struct raft_peer *peer, uint64_t match);
 void raft_start_probe(struct raft_peer *peer, uint64_t next);
 
 // heartbeat.c
-void raft_start_round(struct cg_raft *raft);
+void raft_start_round(struct cg_raft *raft);   // of heartbeats, now
+void raft_regular_round(struct cg_raft *raft); // and the next one after the interval
 void raft_tick_leader(struct cg_raft *raft);
 void raft_receive_heartbeat(struct cg_raft *raft, const struct cg_raft_message *message);
 int raft_receive_heartbeat_reply(struct cg_raft *raft, const struct cg_raft_message *message);
