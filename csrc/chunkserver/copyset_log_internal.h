@@ -93,6 +93,8 @@ struct cg_copyset_log {
     uint64_t want; // the lowest entry that is wanted; 0: none
     bool fetching;
     bool fetch_short;       // of memory
+    bool fetch_found;       // the entry that the fetch under way is for
+    uint64_t fetch_for;     // its index
     uint64_t fetched_bytes; // by the fetch under way
     struct cg_wal_fetch fetch;
     struct cg_list wanting; // on the disk's list: waits for memory

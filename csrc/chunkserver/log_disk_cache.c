@@ -8,8 +8,12 @@
 // What an entry takes besides its own bytes, roughly.
 #define ENTRY_OVERHEAD 512U
 
+uint64_t log_cache_size(uint64_t bytes) {
+    return bytes + ENTRY_OVERHEAD;
+}
+
 static uint64_t size_of(const struct cg_log_entry *entry) {
-    return (uint64_t)entry->meta_length + entry->payload_length + ENTRY_OVERHEAD;
+    return log_cache_size((uint64_t)entry->meta_length + entry->payload_length);
 }
 
 void log_cache_remove(struct cg_log_entry *entry) {

@@ -51,14 +51,14 @@ static void take_record(struct cg_wal_fetch *fetch, const struct cg_wal_record *
     struct cg_copyset_log *log = CG_CONTAINER_OF(fetch, struct cg_copyset_log, fetch);
     struct log_slot *slot = log_index_at(&log->index, record->index);
     // A batch may hold an entry and what replaced it.
-    if (record->type >= CG_RECORD_STATE || record->index < log->want || slot == NULL ||
+    if (record->type >= CG_RECORD_STATE || record->index < log->fetch_for || slot == NULL ||
         slot->entry != NULL || slot->lsn != fetch->lsn ||
         cg_raft_term_at(log->raft, record->index) != record->term) {
         return;
     }
     // What comes along must not push out what is wanted.
     if (log->fetched_bytes > 0 &&
-        log->fetched_bytes + slot->bytes > log->disk->options.cache_bytes / 2) {
+        log->fetched_bytes + log_cache_size(slot->bytes) > log->disk->options.cache_bytes / 2) {
         return;
     }
     struct cg_log_entry *entry = cg_log_entry_make(
@@ -70,29 +70,41 @@ static void take_record(struct cg_wal_fetch *fetch, const struct cg_wal_record *
     }
     entry->log = log;
     slot->entry = entry;
-    log->fetched_bytes += slot->bytes;
+    log->fetched_bytes += log_cache_size(slot->bytes);
+    log->fetch_found = log->fetch_found || record->index == log->fetch_for;
     log_cache_add(log->disk, entry);
+}
+
+// Is the entry that the fetch was for still where it was looked for, and not there?
+static bool missing(const struct cg_copyset_log *log) {
+    const struct log_slot *slot = log_index_at(&log->index, log->fetch_for);
+    return !log->fetch_found && slot != NULL && slot->entry == NULL && slot->durable &&
+           slot->lsn == log->fetch.lsn;
 }
 
 static void done(struct cg_wal_fetch *fetch, int status) {
     struct cg_copyset_log *log = CG_CONTAINER_OF(fetch, struct cg_copyset_log, fetch);
     log->fetching = false;
-    const struct log_slot *slot = log_index_at(&log->index, log->want);
-    if (log->want == 0 || slot == NULL || slot->entry != NULL || slot->lsn != fetch->lsn) {
+    if (log->want != 0 && missing(log)) {
+        if (status == -ENOMEM || log->fetch_short) {
+            wait(log);
+            return;
+        }
+        cg_log(CG_LOG_ERROR,
+               "copyset %" PRIu32 "-%" PRIu32 ": entry %" PRIu64
+               " cannot be read back from the log: %s",
+               (uint32_t)(log->options.group >> 32), (uint32_t)log->options.group, log->fetch_for,
+               status != 0 ? strerror(-status) : "it is not there");
+        log_disk_broken(log->disk, status != 0 ? status : -EBADMSG);
+        return;
+    }
+    if (log->want == log->fetch_for) {
         log->want = 0;
-        log_fetched(log); // who still wants something asks again
-        return;
     }
-    if (status == -ENOMEM || log->fetch_short) {
-        wait(log);
-        return;
+    log_fetched(log); // who still wants something asks again
+    if (log->want != 0 && !log->fetching && !cg_list_linked(&log->wanting)) {
+        start(log);
     }
-    cg_log(CG_LOG_ERROR,
-           "copyset %" PRIu32 "-%" PRIu32 ": entry %" PRIu64
-           " cannot be read back from the log: %s",
-           (uint32_t)(log->options.group >> 32), (uint32_t)log->options.group, log->want,
-           status != 0 ? strerror(-status) : "it is not there");
-    log_disk_broken(log->disk, status != 0 ? status : -EBADMSG);
 }
 
 static void start(struct cg_copyset_log *log) {
@@ -105,6 +117,8 @@ static void start(struct cg_copyset_log *log) {
     log->fetching = true;
     log->fetch_short = false;
     log->fetched_bytes = 0;
+    log->fetch_for = log->want;
+    log->fetch_found = false;
     log->fetch = (struct cg_wal_fetch){
         .lsn = slot->lsn,
         .group = log->options.group,

@@ -47,6 +47,8 @@ void log_disk_broken(struct cg_log_disk *disk, int error);
 
 // A durable entry that its log's index holds; may drop others from memory.
 void log_cache_add(struct cg_log_disk *disk, struct cg_log_entry *entry);
+// What an entry with so many bytes of meta and payload takes.
+uint64_t log_cache_size(uint64_t bytes);
 // If it is there.
 void log_cache_remove(struct cg_log_entry *entry);
 
