@@ -47,6 +47,7 @@ struct read {
 };
 
 static void dump(const struct logmodel *model) {
+    fprintf(stderr, "seed %" PRIu64 "\n", model->seed);
     for (unsigned id = 1; id < MODEL_MEMBERS; id++) {
         const struct logmodel_member *member = &model->member[id];
         if (member->up) {
@@ -458,6 +459,7 @@ void logmodel_add_blank(struct logmodel *model, uint64_t id) {
 
 void logmodel_init(struct logmodel *model, uint64_t seed, unsigned voters, uint64_t cache_bytes) {
     memset(model, 0, sizeof(*model));
+    model->seed = seed;
     model->random = seed;
     model->now = CG_NS_PER_S;
     model->cache_bytes = cache_bytes;

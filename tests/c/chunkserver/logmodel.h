@@ -54,6 +54,7 @@ struct logmodel_value {
 };
 
 struct logmodel {
+    uint64_t seed;
     uint64_t random;
     uint64_t now;
     uint64_t cache_bytes;

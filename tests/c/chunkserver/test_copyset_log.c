@@ -601,7 +601,6 @@ static void random_lives_end_well(void **state) {
     uint64_t first = getenv("COPYGATE_SEED") ? strtoull(getenv("COPYGATE_SEED"), NULL, 10) : 1000;
     uint64_t count = getenv("COPYGATE_SEEDS") ? strtoull(getenv("COPYGATE_SEEDS"), NULL, 10) : 12;
     for (uint64_t seed = first; seed < first + count; seed++) {
-        print_message("seed %lu\n", (unsigned long)seed);
         random_life(seed);
     }
 }

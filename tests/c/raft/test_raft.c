@@ -422,6 +422,37 @@ static void who_needs_what_is_gone_gets_a_snapshot(void **state) {
     trio_destroy(&trio);
 }
 
+static void a_restarted_follower_learns_what_is_committed_without_a_new_entry(void **state) {
+    (void)state;
+    elected(1);
+    assert_int_equal(trio_propose(&trio, 1, 10), 0);
+    trio_run(&trio, 30);
+    assert_int_equal(trio_node(&trio, 3)->commit, 11);
+    trio_restart(&trio, 3, 4);
+    trio_run(&trio, 30);
+    assert_int_equal(trio_node(&trio, 3)->commit, 11);
+    assert_int_equal(trio_status(&trio, 1).leader, 1);
+    trio_destroy(&trio);
+}
+
+// All lost power. The new leader's log goes back less far than what the others know of theirs.
+static void logs_that_are_whole_need_no_snapshot_after_a_restart_of_all(void **state) {
+    (void)state;
+    elected(1);
+    assert_int_equal(trio_propose(&trio, 1, 10), 0);
+    trio_run(&trio, 30);
+    trio_restart(&trio, 1, 10);
+    trio_restart(&trio, 2, 4);
+    trio_restart(&trio, 3, 6);
+    trio_elect(&trio, 1);
+    trio_run(&trio, 50);
+    for (uint64_t id = 1; id <= 3; id++) {
+        assert_int_equal(trio_node(&trio, id)->commit, 12);
+    }
+    assert_int_equal(trio_node(&trio, 1)->snapshot_for, 0);
+    trio_destroy(&trio);
+}
+
 static void quiesce(struct cg_raft_options *options) {
     options->quiesce_after_ns = 50 * TRIO_MS;
 }
@@ -552,6 +583,8 @@ int main(void) {
         cmocka_unit_test(a_leader_that_removes_itself_leaves_when_that_is_committed),
         cmocka_unit_test(a_configuration_goes_with_its_entry),
         cmocka_unit_test(who_needs_what_is_gone_gets_a_snapshot),
+        cmocka_unit_test(a_restarted_follower_learns_what_is_committed_without_a_new_entry),
+        cmocka_unit_test(logs_that_are_whole_need_no_snapshot_after_a_restart_of_all),
         cmocka_unit_test(an_idle_group_falls_quiet_and_wakes_for_a_proposal),
         cmocka_unit_test(a_failed_disk_silences_its_server),
         cmocka_unit_test(what_the_log_says_at_a_start_is_checked),

@@ -25,41 +25,74 @@ struct cg_raft_status trio_status(struct trio *trio, uint64_t id) {
     return status;
 }
 
+static void make(struct trio *trio, uint64_t id, const struct cg_raft_restored *restored) {
+    struct cg_raft_options options = {
+        .id = id,
+        .election_timeout_ns = TRIO_TIMEOUT,
+        .heartbeat_interval_ns = 10 * TRIO_MS,
+        .clock_drift_ppm = 100000,
+        .message_bytes_max = 1600,
+        .message_entries_max = 16,
+        .inflight_messages_max = 4,
+        .inflight_bytes_max = 100000,
+        .uncommitted_entries_max = 100,
+        .reads_max = 4,
+        .terms_max = 16,
+        .promote_lag_max = 8,
+        .seed = id,
+        .fit = fit_all,
+    };
+    if (trio->adjust != NULL) {
+        trio->adjust(&options);
+    }
+    int result = cg_raft_create(&options, restored, &trio_node(trio, id)->raft);
+    assert(result == 0);
+    (void)result;
+}
+
+static void start(struct trio *trio, uint64_t id) {
+    int result = cg_raft_start(trio_node(trio, id)->raft, trio->now);
+    assert(result == 0);
+    (void)result;
+    trio_drain(trio, id);
+}
+
 void trio_init(struct trio *trio, void (*adjust)(struct cg_raft_options *options)) {
     memset(trio, 0, sizeof(*trio));
     trio->now = 1000 * TRIO_MS;
+    trio->adjust = adjust;
     for (uint64_t id = 1; id <= TRIO_NODES; id++) {
-        struct cg_raft_options options = {
-            .id = id,
-            .election_timeout_ns = TRIO_TIMEOUT,
-            .heartbeat_interval_ns = 10 * TRIO_MS,
-            .clock_drift_ppm = 100000,
-            .message_bytes_max = 1600,
-            .message_entries_max = 16,
-            .inflight_messages_max = 4,
-            .inflight_bytes_max = 100000,
-            .uncommitted_entries_max = 100,
-            .reads_max = 4,
-            .terms_max = 16,
-            .promote_lag_max = 8,
-            .seed = id,
-            .fit = fit_all,
-        };
-        if (adjust != NULL) {
-            adjust(&options);
-        }
         struct cg_raft_restored restored = {.term = 0};
         if (id < TRIO_NODES) {
             restored.config = (struct cg_raft_config){.count = 3, .member = {{1}, {2}, {3}}};
         }
-        struct trio_node *node = trio_node(trio, id);
-        int result = cg_raft_create(&options, &restored, &node->raft);
+        make(trio, id, &restored);
+        start(trio, id);
+    }
+}
+
+void trio_restart(struct trio *trio, uint64_t id, uint64_t base) {
+    struct trio_node *node = trio_node(trio, id);
+    struct cg_raft_restored restored = {
+        .term = node->term,
+        .vote = node->vote,
+        .base_index = base,
+        .base_term = cg_raft_term_at(node->raft, base),
+        .config = *cg_raft_config(node->raft),
+    };
+    uint64_t last = trio_status(trio, id).last_index;
+    cg_raft_destroy(node->raft);
+    make(trio, id, &restored);
+    for (uint64_t i = base + 1; i <= last; i++) {
+        const struct trio_entry *entry = &node->log[i];
+        const struct cg_raft_entry found = {
+            .term = entry->term, .type = entry->type, .config = &entry->config};
+        int result = cg_raft_restore_entry(node->raft, i, &found);
         assert(result == 0);
         (void)result;
-        result = cg_raft_start(node->raft, trio->now);
-        assert(result == 0);
-        trio_drain(trio, id);
     }
+    node->commit = base;
+    start(trio, id);
 }
 
 void trio_destroy(struct trio *trio) {

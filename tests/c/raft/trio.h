@@ -34,6 +34,7 @@ struct trio_node {
 };
 
 struct trio {
+    void (*adjust)(struct cg_raft_options *options);
     uint64_t now;
     struct trio_node node[TRIO_NODES];
     struct cg_raft_message flight[TRIO_FLIGHT];
@@ -44,6 +45,8 @@ struct trio {
 // `adjust` (may be NULL) changes the options of all.
 void trio_init(struct trio *trio, void (*adjust)(struct cg_raft_options *options));
 void trio_destroy(struct trio *trio);
+// The node comes back with its log from disk, of which all up to `base` is in a checkpoint.
+void trio_restart(struct trio *trio, uint64_t id, uint64_t base);
 struct trio_node *trio_node(struct trio *trio, uint64_t id);
 struct cg_raft_status trio_status(struct trio *trio, uint64_t id);
 
