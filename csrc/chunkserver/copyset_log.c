@@ -39,7 +39,7 @@ static uint32_t fit(void *context, uint64_t first, uint64_t last, uint32_t max_b
         total += slot->bytes;
         at++;
     }
-    if (at == first) {
+    if (at == first && !log->install.discarded) {
         log_fetch_want(log, first);
     }
     *bytes = total;

@@ -110,7 +110,7 @@ int cg_copyset_log_propose(struct cg_copyset_log *log, struct cg_log_proposal *p
 void cg_copyset_log_receive(struct cg_copyset_log *log, const struct cg_raft_message *message,
                             struct cg_log_entry *const *entries);
 
-// See events.committed.
+// See events.committed. Delivery goes on at the end of this iteration.
 void cg_copyset_log_resume(struct cg_copyset_log *log);
 
 // Everything up to `index`, which was delivered, is in the chunk files (or changes nothing there).
@@ -190,22 +190,31 @@ uint64_t cg_copyset_log_saved(struct cg_copyset_log *log, const struct cg_copyse
 
 // ---- Copying state to a member that lacks entries which are gone
 
-// Receiver: would a state as of index and term be news, and is it possible to take it now?
+// Receiver: would a state as of index and term be news? Not if the log has that entry already.
 bool cg_copyset_log_wants_state(const struct cg_copyset_log *log, uint64_t index, uint64_t term);
 
-// From here until installed or abort no entries are taken from the leader.
+// From here until installed or abort no entries are taken from the leader, and nothing is
+// delivered. May be called before cg_copyset_log_start.
 void cg_copyset_log_install_begin(struct cg_copyset_log *log);
+// What is in the chunk files does not fit the log any more: only `installed` ends it. The entries
+// that the log has are not kept; whoever lacks an entry that is committed cannot lead, and what it
+// has beyond is not needed by anybody.
+void cg_copyset_log_install_discard(struct cg_copyset_log *log);
 void cg_copyset_log_install_abort(struct cg_copyset_log *log);
 
 // The state (index, index_term, config) is here and durable. Writes the record that makes it count;
-// done(user, 0) when it does: the log goes on at state->index + 1. Otherwise done(user, error):
-// -EINVAL not wanted any more, -EAGAIN campaigning, -EIO; the log is as it was. `done` is never
-// called inside this call.
+// done(user, 0) when it does: the log goes on at state->index + 1. Otherwise done(user, error), and
+// it is still as after install_begin: -EAGAIN campaigning, try again a little later; -EINVAL not
+// wanted any more; -ENOMEM; -EIO. `done` is never called inside this call.
 void cg_copyset_log_installed(struct cg_copyset_log *log, const struct cg_copyset_log_saved *state,
                               void (*done)(void *user, int status), void *user);
 
-// Leader: the copying that events.copy_state asked for has ended; with `ok` the member has all up
-// to `index`.
+// Leader: `member` copies the state as of `index` or later: entries above it are kept longer, up to
+// three quarters of the log on disk, until `copied`, or leadership is lost.
+void cg_copyset_log_copying(struct cg_copyset_log *log, uint64_t member, uint64_t index);
+
+// Leader: the copying has ended, asked for by events.copy_state or not; with `ok` the member has
+// all up to `index`.
 void cg_copyset_log_copied(struct cg_copyset_log *log, uint64_t member, uint64_t index, bool ok);
 
 #endif

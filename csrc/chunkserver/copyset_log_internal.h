@@ -30,8 +30,15 @@ struct log_record_append {
     uint8_t meta[CG_RECORD_INSTALL_SIZE_MAX];
 };
 
+// A member that copies the state: what is above `index` is kept for it.
+struct log_pin {
+    uint64_t member;
+    uint64_t index;
+};
+
 struct log_install {
     bool under_way; // entries are not taken
+    bool discarded; // nor kept
     bool logging;   // the record is on its way: the log stands still
     int status;     // of an end that is to be told
     bool told_due;
@@ -84,6 +91,8 @@ struct cg_copyset_log {
     uint64_t copy_due[CG_RAFT_MEMBERS_MAX]; // members for events.copy_state
     uint32_t copy_due_count;
 
+    struct log_pin pin[CG_RAFT_MEMBERS_MAX];
+    uint32_t pin_count;
     struct log_install install;
     uint64_t install_index; // of the last INSTALL record
     uint64_t install_lsn;   // 0: a checkpoint contains it

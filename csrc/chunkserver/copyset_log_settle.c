@@ -127,6 +127,8 @@ void log_settle(struct cg_copyset_log *log) {
 }
 
 void cg_copyset_log_resume(struct cg_copyset_log *log) {
-    log->blocked = false;
-    log_settle(log);
+    if (log->blocked) {
+        log->blocked = false;
+        log_defer(log);
+    }
 }

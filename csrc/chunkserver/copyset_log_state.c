@@ -60,15 +60,47 @@ static uint64_t lower(uint64_t a, uint64_t b) {
     return a < b ? a : b;
 }
 
+// Up to which index what a checkpoint contains can be forgotten.
+static uint64_t forgettable(const struct cg_copyset_log *log, uint64_t end,
+                            uint64_t keep_from_lsn) {
+    if (alone(log) || log->install.discarded) {
+        return end;
+    }
+    const struct cg_wal *wal = log->disk->wal;
+    uint64_t tail = cg_wal_tail(wal);
+    uint64_t longest = cg_wal_capacity(wal) / 4 * 3;
+    uint64_t pinned_from_lsn = tail > longest ? tail - longest : 0;
+    uint64_t pinned = UINT64_MAX;
+    for (uint32_t i = 0; i < log->pin_count; i++) {
+        pinned = lower(pinned, log->pin[i].index);
+    }
+    uint64_t index = log->index.base;
+    while (index < end) {
+        uint64_t from = index >= pinned ? lower(keep_from_lsn, pinned_from_lsn) : keep_from_lsn;
+        if (log_index_at(&log->index, index + 1)->lsn >= from) {
+            break;
+        }
+        index++;
+    }
+    return index;
+}
+
+static uint64_t needed_lsn(const struct cg_copyset_log *log) {
+    uint64_t need = UINT64_MAX;
+    const struct log_slot *first = log_index_at(&log->index, log->index.base + 1);
+    if (first != NULL && !log->install.discarded) {
+        need = first->lsn;
+    }
+    need = lower(need, log->install_lsn != 0 ? log->install_lsn : UINT64_MAX);
+    return lower(need, log->state_lsn != 0 ? log->state_lsn : UINT64_MAX);
+}
+
 uint64_t cg_copyset_log_saved(struct cg_copyset_log *log, const struct cg_copyset_log_saved *saved,
                               uint64_t keep_from_lsn) {
     uint64_t end = lower(saved->index, log->status.applied_index);
-    uint64_t forget = log->index.base;
-    while (forget < end &&
-           (alone(log) || log_index_at(&log->index, forget + 1)->lsn < keep_from_lsn)) {
-        forget++;
+    if (end > log->index.base) {
+        log_forget(log, forgettable(log, end, keep_from_lsn));
     }
-    log_forget(log, forget);
     log_config_forget(log, saved->index);
     if (saved->index >= log->install_index) {
         log->install_lsn = 0;
@@ -76,17 +108,37 @@ uint64_t cg_copyset_log_saved(struct cg_copyset_log *log, const struct cg_copyse
     if (saved->term == log->status.term && saved->vote == log->status.vote) {
         log->state_lsn = 0;
     }
-    const struct log_slot *first = log_index_at(&log->index, log->index.base + 1);
-    uint64_t need = first != NULL ? first->lsn : UINT64_MAX;
-    need = lower(need, log->install_lsn != 0 ? log->install_lsn : UINT64_MAX);
-    return lower(need, log->state_lsn != 0 ? log->state_lsn : UINT64_MAX);
+    return needed_lsn(log);
 }
 
 // ---- Leader: a member's copy
 
+static struct log_pin *pin_of(struct cg_copyset_log *log, uint64_t member) {
+    for (uint32_t i = 0; i < log->pin_count; i++) {
+        if (log->pin[i].member == member) {
+            return &log->pin[i];
+        }
+    }
+    return NULL;
+}
+
+void cg_copyset_log_copying(struct cg_copyset_log *log, uint64_t member, uint64_t index) {
+    struct log_pin *pin = pin_of(log, member);
+    if (pin == NULL && log_leads(log) && log->pin_count < CG_RAFT_MEMBERS_MAX) {
+        pin = &log->pin[log->pin_count++];
+    }
+    if (pin != NULL) {
+        *pin = (struct log_pin){.member = member, .index = index};
+    }
+}
+
 void cg_copyset_log_copied(struct cg_copyset_log *log, uint64_t member, uint64_t index, bool ok) {
     if (!log->started || log_retired(log)) {
         return;
+    }
+    struct log_pin *pin = pin_of(log, member);
+    if (pin != NULL) {
+        *pin = log->pin[--log->pin_count];
     }
     log_flush(log);
     cg_raft_snapshot_sent(log->raft, member, index, ok);
@@ -97,8 +149,8 @@ void cg_copyset_log_copied(struct cg_copyset_log *log, uint64_t member, uint64_t
 // ---- Receiver
 
 bool cg_copyset_log_wants_state(const struct cg_copyset_log *log, uint64_t index, uint64_t term) {
-    return log->started && !log->install.under_way && term <= log->status.term &&
-           cg_raft_snapshot_wanted(log->raft, index);
+    return log->started && !log->install.logging && term <= log->status.term &&
+           cg_raft_snapshot_wanted(log->raft, index) && cg_raft_term_at(log->raft, index) != term;
 }
 
 void cg_copyset_log_install_begin(struct cg_copyset_log *log) {
@@ -106,15 +158,26 @@ void cg_copyset_log_install_begin(struct cg_copyset_log *log) {
     log->install.under_way = true;
 }
 
+void cg_copyset_log_install_discard(struct cg_copyset_log *log) {
+    assert(log->install.under_way);
+    log->install.discarded = true;
+    for (uint64_t at = log->index.base + 1; at <= log->index.last; at++) {
+        log_index_drop(log_index_at(&log->index, at));
+    }
+}
+
 void cg_copyset_log_install_abort(struct cg_copyset_log *log) {
-    assert(!log->install.logging);
+    assert(!log->install.logging && !log->install.discarded);
     log->install.under_way = false;
     log_defer(log); // what was committed meanwhile
 }
 
 // Told by log_install_settle.
 static void end_install(struct cg_copyset_log *log, int status) {
-    log->install.under_way = false;
+    if (status == 0) {
+        log->install.under_way = false;
+        log->install.discarded = false;
+    }
     log->install.logging = false;
     log->install.status = status;
     log->install.told_due = true;
@@ -141,6 +204,7 @@ static void take_state(struct cg_copyset_log *log) {
     int result = cg_raft_snapshot_installed(log->raft, log_now(log), state->index,
                                             state->index_term, &state->config);
     assert(result == 0); // the log stood still since it was wanted
+    assert(empties || !log->install.discarded);
     (void)result;
     if (empties) {
         log_index_reset(&log->index, state->index);

@@ -268,6 +268,7 @@ static void role_changed(struct cg_copyset_log *log) {
         return;
     }
     log->copy_due_count = 0;
+    log->pin_count = 0;
     while (!cg_list_empty(&log->proposals)) {
         struct cg_list *node = log->proposals.prev;
         if (CG_CONTAINER_OF(node, struct cg_log_proposal, node)->index <=

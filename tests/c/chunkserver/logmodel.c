@@ -10,6 +10,7 @@
 #include "chunkserver/bytes.h"
 #include "chunkserver/wal_internal.h"
 #include "simreactor.h"
+#include "walmodel.h"
 
 #define SEGMENT   (256U << 10)
 #define DATA_TYPE 1U
@@ -20,20 +21,6 @@ struct letter {
     struct cg_raft_message message;
     struct cg_log_entry *entry[];
 };
-
-// What a crash leaves behind stays as it is, with the disk that its operations point at, where leak
-// checkers find it.
-struct grave {
-    struct cg_list node;
-    struct simdisk *sim;
-    struct cg_wal *wal;
-    struct cg_log_disk *disk;
-    struct cg_copyset_log *log;
-    struct cg_buffer_pool *pool;
-    struct cg_reactor *reactor;
-};
-
-static struct cg_list graveyard = {&graveyard, &graveyard};
 
 struct proposal {
     struct cg_log_proposal base;
@@ -151,7 +138,7 @@ static void role_changed(void *context) {
 static void copy_state(void *context, uint64_t id) {
     struct logmodel_member *member = context;
     member->copies_asked++;
-    member->copy_member = id;
+    member->copy_for[id] = true;
 }
 
 static void lease(void *context, uint64_t end_ns) {
@@ -432,9 +419,7 @@ static void open_log(struct logmodel_member *member) {
 
 void logmodel_start(struct logmodel_member *member) {
     member->reactor = simreactor_create(member->sim);
-    if (cg_buffer_pool_create(256U << 20, &member->pool) != 0) {
-        abort();
-    }
+    member->disk_failure = 0;
     member->refuse = false;
     member->hold_applied = false;
     member->lease_end = 0;
@@ -447,6 +432,9 @@ static void make(struct logmodel *model, uint64_t id, const struct cg_raft_confi
     *member = (struct logmodel_member){.model = model, .id = id, .exists = true};
     const struct simdisk_options disk = {.seed = draw(model)};
     member->sim = simdisk_create(&disk);
+    if (cg_buffer_pool_create(256U << 20, &member->pool) != 0) {
+        abort();
+    }
     if (config != NULL) {
         member->saved.config = *config;
     }
@@ -474,20 +462,43 @@ void logmodel_init(struct logmodel *model, uint64_t seed, unsigned voters, uint6
     }
 }
 
+static void end_appends(struct cg_list *appends) {
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(appends)) != NULL) {
+        struct cg_wal_append *append = CG_CONTAINER_OF(node, struct cg_wal_append, node);
+        append->status = -EIO;
+        append->done(append);
+    }
+}
+
+static void end_batches(struct cg_list *batches) {
+    CG_LIST_FOREACH (node, batches) {
+        end_appends(&CG_CONTAINER_OF(node, struct wal_batch, node)->appends);
+    }
+}
+
+// A dead process's operations end unheard, so that its memory can go.
+static void bury(struct logmodel_member *member) {
+    struct cg_wal *wal = member->wal;
+    end_batches(&wal->in_flight);
+    end_batches(&wal->queue);
+    end_appends(&wal->refused);
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&wal->fetches)) != NULL) {
+        struct cg_wal_fetch *fetch = CG_CONTAINER_OF(node, struct cg_wal_fetch, node);
+        fetch->done(fetch, -EIO);
+    }
+    cg_copyset_log_destroy(member->log);
+    cg_log_disk_destroy(member->disk);
+    walmodel_drop(wal);
+    simreactor_destroy(member->reactor);
+}
+
 void logmodel_crash(struct logmodel_member *member, enum simdisk_crash mode) {
+    cg_copyset_log_stop(member->log);
+    simdisk_abort_reads(member->sim);
     simdisk_crash(member->sim, mode);
-    struct grave *grave = malloc(sizeof(*grave));
-    *grave = (struct grave){
-        .sim = member->sim,
-        .wal = member->wal,
-        .disk = member->disk,
-        .log = member->log,
-        .pool = member->pool,
-        .reactor = member->reactor,
-    };
-    cg_list_init(&grave->node);
-    cg_list_push_back(&graveyard, &grave->node);
-    member->died = true;
+    bury(member);
     member->up = false;
 }
 
@@ -503,7 +514,6 @@ static void close_log(struct logmodel_member *member) {
     cg_copyset_log_destroy(member->log);
     cg_log_disk_destroy(member->disk);
     cg_wal_close(member->wal);
-    cg_buffer_pool_destroy(member->pool);
     simreactor_destroy(member->reactor);
 }
 
@@ -525,7 +535,8 @@ void logmodel_destroy(struct logmodel *model) {
     }
     for (unsigned id = 1; id < MODEL_MEMBERS; id++) {
         struct logmodel_member *member = &model->member[id];
-        if (member->exists && !member->died) {
+        if (member->exists) {
+            cg_buffer_pool_destroy(member->pool);
             simdisk_destroy(member->sim);
         }
     }
@@ -568,17 +579,28 @@ void logmodel_copy(struct logmodel *model, struct logmodel_member *from,
     cg_copyset_log_status(from->log, &status);
     cg_copyset_log_capture(from->log, status.applied_index, &state);
     if (!cg_copyset_log_wants_state(to->log, state.index, state.index_term)) {
-        fail(to, "does not want the state", state.index);
+        cg_copyset_log_copied(from->log, to->id, state.index, true); // it has all of it
+        return;
     }
+    cg_copyset_log_copying(from->log, to->id, state.index);
     cg_copyset_log_install_begin(to->log);
     logmodel_run(model, 20);
+    if (logmodel_below(model, 2)) {
+        cg_copyset_log_install_discard(to->log);
+        logmodel_run(model, 20);
+    }
     // The state goes where a checkpoint would have it. It counts once the record does.
-    to->install_status = 1;
     struct cg_copyset_log_saved before = to->saved;
     to->saved.index = state.index;
-    cg_copyset_log_installed(to->log, &state, install_done, to);
-    while (to->install_status == 1) {
-        logmodel_run(model, 1);
+    do {
+        to->install_status = 1;
+        cg_copyset_log_installed(to->log, &state, install_done, to);
+        while (to->install_status == 1) {
+            logmodel_run(model, 1);
+        }
+    } while (to->install_status == -EAGAIN); // it campaigns
+    if (to->install_status != 0) {
+        fail(to, "does not take the state", state.index);
     }
     to->saved = before;
     cg_copyset_log_copied(from->log, to->id, state.index, to->install_status == 0);

@@ -26,7 +26,6 @@ struct logmodel_member {
     uint64_t id;
     bool exists;
     bool up;
-    bool died; // at least once
     struct simdisk *sim;
     struct cg_reactor *reactor;
     struct cg_buffer_pool *pool;
@@ -40,7 +39,7 @@ struct logmodel_member {
     bool hold_applied;     // cg_copyset_log_applied is not called
     unsigned role_changes; // events
     unsigned copies_asked;
-    uint64_t copy_member; // last one asked for
+    bool copy_for[MODEL_MEMBERS];
     uint64_t lease_end;
     int disk_failure;
     int install_status; // 1: not told yet

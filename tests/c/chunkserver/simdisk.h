@@ -61,6 +61,9 @@ void simdisk_fail_write(struct simdisk *sim, unsigned nth, int error, bool stick
 // As simdisk_fail_write for sync and sync_directory.
 void simdisk_fail_sync(struct simdisk *sim, unsigned nth, int error);
 
+// Every read that waits ends with -EIO: before a crash after which its submitter's memory is freed.
+void simdisk_abort_reads(struct simdisk *sim);
+
 // The power goes during the nth (0: the next) blocking operation that changes anything from now on:
 // it takes effect in part, and it and everything after it give -EIO until simdisk_crash or
 // simdisk_kill.

@@ -151,3 +151,20 @@ const uint8_t *simdisk_bytes(const struct simdisk *sim, const char *path, uint64
 uint64_t simdisk_writes(const struct simdisk *sim) {
     return sim->writes;
 }
+
+static void abort_reads(struct cg_list *list, unsigned *count) {
+    CG_LIST_FOREACH_SAFE (node, following, list) {
+        struct cg_file_op *op = CG_CONTAINER_OF(node, struct cg_file_op, node);
+        if (op->opcode == CG_FILE_READ) {
+            cg_list_remove(node);
+            --*count;
+            op->result = -EIO;
+            op->done(op);
+        }
+    }
+}
+
+void simdisk_abort_reads(struct simdisk *sim) {
+    abort_reads(&sim->effected, &sim->effected_count);
+    abort_reads(&sim->queue, &sim->queued);
+}

@@ -179,7 +179,6 @@ static void nothing_acknowledged_is_lost_when_all_lose_power(void **state) {
         }
         logmodel_settle(&model);
         assert_true(logmodel_leader(&model)->delivered > acked);
-        model.pending = 0; // the dead leader's
         logmodel_write(&model, 5, 1);
         logmodel_destroy(&model);
     }
@@ -274,7 +273,7 @@ static void member_that_needs_recycled_entries_is_copied_the_state(void **state)
     logmodel_isolate(&model, slow, false);
     logmodel_run(&model, 500);
     assert_true(leader->copies_asked > 0);
-    assert_int_equal(leader->copy_member, slow->id);
+    assert_true(leader->copy_for[slow->id]);
     assert_true(logmodel_progress(leader, slow->id).snapshot);
     logmodel_write(&model, 10, 1);
     logmodel_copy(&model, leader, slow);
@@ -327,6 +326,27 @@ static void copied_state_voids_a_log_that_lacks_its_entry(void **state) {
     logmodel_destroy(&model);
 }
 
+static void copying_that_is_given_up_leaves_the_log_as_it_was(void **state) {
+    (void)state;
+    logmodel_init(&model, 18, 3, CACHE);
+    logmodel_write(&model, 20, 1);
+    struct logmodel_member *leader = logmodel_leader(&model);
+    struct logmodel_member *other = follower_of(leader);
+    cg_copyset_log_install_begin(other->log);
+    uint64_t before = other->delivered;
+    logmodel_write(&model, 20, 1);
+    logmodel_run(&model, 500);
+    assert_int_equal(other->delivered, before);
+    assert_int_equal(status_of(other).leader, leader->id);
+    struct cg_copyset_log_status status = status_of(leader);
+    assert_true(cg_copyset_log_wants_state(other->log, status.applied_index, status.term));
+    assert_false(cg_copyset_log_wants_state(other->log, status.applied_index, status.term + 1));
+    assert_false(cg_copyset_log_wants_state(other->log, before, status.term));
+    cg_copyset_log_install_abort(other->log);
+    logmodel_settle(&model);
+    logmodel_destroy(&model);
+}
+
 static void entry_that_is_refused_is_offered_again(void **state) {
     (void)state;
     logmodel_init(&model, 13, 3, CACHE);
@@ -343,6 +363,7 @@ static void entry_that_is_refused_is_offered_again(void **state) {
     assert_false(cg_copyset_log_can_read(leader->log)); // committed, and not to be seen here
     leader->refuse = false;
     cg_copyset_log_resume(leader->log);
+    logmodel_run(&model, 1);
     assert_int_equal(leader->delivered, before + 1);
     assert_int_equal(model.pending, 0);
     assert_true(cg_copyset_log_can_read(leader->log));
@@ -548,16 +569,16 @@ static void disturb(struct fate *fates) {
 
 // Copies of states that are asked for are made when both are there.
 static void copy_states(void) {
-    for (unsigned id = 1; id <= 3; id++) {
-        struct logmodel_member *leader = &model.member[id];
-        if (!leader->up || leader->copies_asked == 0) {
+    for (unsigned i = 0; i < 9; i++) {
+        struct logmodel_member *leader = &model.member[1 + i / 3];
+        struct logmodel_member *to = &model.member[1 + i % 3];
+        if (!leader->up || !leader->copy_for[to->id]) {
             continue;
         }
-        leader->copies_asked = 0;
-        struct logmodel_member *to = &model.member[leader->copy_member];
+        leader->copy_for[to->id] = false;
         struct cg_copyset_log_status status = status_of(leader);
         if (status.role == CG_RAFT_LEADER && to->up && !model.cut[leader->id][to->id] &&
-            cg_copyset_log_wants_state(to->log, status.applied_index, 1)) {
+            status.applied_index > status_of(to).commit_index) {
             logmodel_copy(&model, leader, to);
         } else {
             cg_copyset_log_copied(leader->log, to->id, 0, false);
@@ -620,6 +641,7 @@ int main(void) {
         cmocka_unit_test(checkpoint_keeps_what_lagging_members_need),
         cmocka_unit_test(member_that_needs_recycled_entries_is_copied_the_state),
         cmocka_unit_test(copied_state_voids_a_log_that_lacks_its_entry),
+        cmocka_unit_test(copying_that_is_given_up_leaves_the_log_as_it_was),
         cmocka_unit_test(entry_that_is_refused_is_offered_again),
         cmocka_unit_test(leadership_is_handed_over_without_a_pause),
         cmocka_unit_test(reads_are_answered_under_the_lease_and_by_asking),

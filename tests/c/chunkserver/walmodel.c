@@ -313,8 +313,7 @@ static void forget_handles(struct cg_list *segments) {
     }
 }
 
-// Frees what a dead process's log had in memory; its handles and operations are gone already.
-static void drop(struct cg_wal *wal) {
+void walmodel_drop(struct cg_wal *wal) {
     struct wal_segments *set = &wal->segments;
     forget_handles(&set->live);
     forget_handles(&set->free);
@@ -342,14 +341,14 @@ static void drop_fetches(struct walmodel *model) {
 
 void walmodel_crash(struct walmodel *model, enum simdisk_crash mode) {
     simdisk_crash(model->sim, mode);
-    drop(model->wal);
+    walmodel_drop(model->wal);
     drop_fetches(model);
     model->wal = NULL;
 }
 
 void walmodel_kill(struct walmodel *model) {
     simdisk_kill(model->sim);
-    drop(model->wal);
+    walmodel_drop(model->wal);
     drop_fetches(model);
     model->wal = NULL;
 }

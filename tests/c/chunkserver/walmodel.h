@@ -73,6 +73,9 @@ void walmodel_close(struct walmodel *model);
 // Returns false if no segment does.
 bool walmodel_locate(const struct walmodel *model, uint64_t lsn, char path[64], uint64_t *offset);
 
+// Frees what a dead process's log had in memory; its handles and operations are gone already.
+void walmodel_drop(struct cg_wal *wal);
+
 // Position of an acknowledged record of the history; `size` is the number of those.
 size_t walmodel_acked(const struct walmodel *model);
 uint64_t walmodel_lsn(const struct walmodel *model, size_t i);
