@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "chunkserver/copyset_log_record.h"
 #include "logmodel.h"
 
 #define CACHE (1U << 20)
@@ -28,6 +29,49 @@ static struct cg_copyset_log_status status_of_log(const struct cg_copyset_log *l
 
 static struct cg_copyset_log_status status_of(const struct logmodel_member *member) {
     return status_of_log(member->log);
+}
+
+// ---- Records
+
+static void records_survive_encoding_and_damaged_ones_are_refused(void **state) {
+    (void)state;
+    const struct cg_record_install install = {
+        .voids = true,
+        .config = {.count = 2,
+                   .member = {{.id = 7}, {.id = UINT64_C(3) << 32 | 8, .learner = true}}},
+    };
+    uint8_t meta[CG_RECORD_INSTALL_SIZE_MAX];
+    struct cg_wal_record record = {.type = CG_RECORD_INSTALL, .meta = meta};
+    record.meta_length = (uint32_t)cg_record_install_encode(&install, meta);
+    struct cg_record_install out;
+    assert_int_equal(cg_record_install_decode(&record, &out), 0);
+    assert_true(out.voids && out.config.count == 2);
+    assert_int_equal(out.config.member[0].id, 7);
+    assert_false(out.config.member[0].learner);
+    assert_int_equal(out.config.member[1].id, install.config.member[1].id);
+    assert_true(out.config.member[1].learner);
+    for (uint32_t length = 0; length < record.meta_length; length++) {
+        struct cg_wal_record cut = record;
+        cut.meta_length = length;
+        assert_int_equal(cg_record_install_decode(&cut, &out), -EBADMSG);
+    }
+    meta[0] |= 2; // an unknown flag
+    assert_int_equal(cg_record_install_decode(&record, &out), -EBADMSG);
+    meta[0] &= 1;
+    memcpy(meta + 32, meta + 16, 8); // a member twice
+    assert_int_equal(cg_record_install_decode(&record, &out), -EBADMSG);
+    meta[8] = CG_RAFT_MEMBERS_MAX + 1;
+    assert_int_equal(cg_record_install_decode(&record, &out), -EBADMSG);
+
+    uint8_t vote[CG_RECORD_STATE_SIZE];
+    uint64_t voted;
+    cg_record_state_encode(UINT64_C(5) << 32 | 6, vote);
+    struct cg_wal_record of_state = {
+        .type = CG_RECORD_STATE, .meta = vote, .meta_length = sizeof(vote)};
+    assert_int_equal(cg_record_state_decode(&of_state, &voted), 0);
+    assert_true(voted == (UINT64_C(5) << 32 | 6));
+    of_state.meta_length--;
+    assert_int_equal(cg_record_state_decode(&of_state, &voted), -EBADMSG);
 }
 
 // ---- One member
@@ -628,6 +672,7 @@ static void random_lives_end_well(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(records_survive_encoding_and_damaged_ones_are_refused),
         cmocka_unit_test(sole_member_leads_and_delivers_its_entries),
         cmocka_unit_test(sole_member_finds_its_entries_after_a_power_loss),
         cmocka_unit_test(log_without_states_is_taken_over_from_an_earlier_version),
