@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Committed entries: which of them take effect, and their way into the chunk files. The same on the
-// leader and at replay. What is applied is not synced here: the log keeps it until a checkpoint
-// has.
+// The way of committed entries into the chunk files. What is applied is not synced here: the log
+// keeps it until a checkpoint has.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,76 +23,69 @@
 
 static void apply_next(struct cg_op *op);
 
-// ---- Deciding
-
-// The same on every replica: depends on the entry and the replicated state only.
-static cg_status decide(struct cg_op *op) {
-    struct cg_copyset *copyset = op->request.copyset;
-    const struct cg_entry *entry = &op->entry;
-    op->effect = false;
-    if (entry->type == CG_ENTRY_EPOCH) {
-        int result = cg_epoch_raise(&copyset->epochs, entry->file_id, entry->epoch);
-        if (result == -ENOMEM) {
-            cg_store_retire(op->store, ENOMEM, "raising an epoch");
-        }
-        if (op->store->share != NULL) {
-            cg_local_share_epoch_raised(op->store->share);
-        }
-        return result == 0 ? STATUS(SUCCESS) : STATUS(FAILURE_UNKNOWN);
-    }
-    if ((entry->flags & CG_ENTRY_HAS_EPOCH) &&
-        entry->epoch < cg_epoch_get(&copyset->epochs, entry->file_id)) {
-        return STATUS(EPOCH_TOO_OLD);
-    }
-    if (entry->flags & CG_ENTRY_HAS_CLIENT) {
-        int answer = cg_dedup_record(&copyset->dedup, entry->client_id, entry->sequence,
-                                     entry->settled_below);
-        if (answer < 0) {
-            cg_store_retire(op->store, -answer, "remembering a request");
-            return STATUS(DISK_FAIL);
-        }
-        if (answer != CG_DEDUP_NEW) {
-            return answer == CG_DEDUP_SETTLED ? STATUS(SETTLED) : STATUS(SUCCESS);
-        }
-    }
-    op->effect = true;
-    return STATUS(SUCCESS);
-}
-
 // ---- Ending
 
 // Lets go of the operations at the log's front that are applied.
 static void advance_applied(struct cg_copyset *copyset) {
+    struct cg_store *store = copyset->store;
+    uint64_t before = copyset->applied_index;
     while (!cg_list_empty(&copyset->unapplied)) {
         struct cg_op *op = CG_CONTAINER_OF(copyset->unapplied.next, struct cg_op, unapplied);
         if (!op->applied) {
             break;
         }
         cg_list_remove(&op->unapplied);
-        if (copyset->store->disk_error == 0) {
-            copyset->applied_index = op->proposal.index;
+        copyset->unapplied_count--;
+        if (store->disk_error == 0) {
+            copyset->applied_index = op->index;
         }
-        copyset->store->ops_parked--;
+        store->ops_parked--;
         cg_op_free(op);
     }
-    if (copyset->store->checkpoint.stage == CG_CHECKPOINT_CAPTURE) {
-        cg_checkpoint_advance(copyset->store);
+    if (copyset->applied_index != before) {
+        if (copyset->applied_index >= copyset->recovery_end) {
+            copyset->recovery_end = 0;
+        }
+        cg_copyset_log_applied(copyset->log, copyset->applied_index);
+    }
+    if (store->checkpoint.stage == CG_CHECKPOINT_CAPTURE) {
+        cg_checkpoint_advance(store);
     }
 }
 
-static void finish(struct cg_op *op) {
+void cg_op_announce(struct cg_op *op) {
     struct cg_chunk *chunk = op->chunk;
+    cg_blockmap_set(chunk->applying, op->first, op->count);
+    chunk->applying_count++;
+    cg_local_slot_begin(chunk->slot, &chunk->slot_pending);
+}
+
+// The file has it, but what else was announced and waits for the same blocks.
+static void withdraw(struct cg_op *op) {
+    struct cg_chunk *chunk = op->chunk;
+    chunk->changes++;
+    cg_blockmap_clear(chunk->applying, op->first, op->count);
+    chunk->applying_count--;
+    if (chunk->decided > 0) {
+        CG_LIST_FOREACH (node, &chunk->waiting) {
+            const struct cg_op *other = CG_CONTAINER_OF(node, struct cg_op, node);
+            if (other->stage == CG_OP_DECIDED) {
+                cg_blockmap_set(chunk->applying, other->first, other->count);
+            }
+        }
+    }
+    cg_local_slot_end(chunk->slot, &chunk->slot_pending);
+    cg_reads_pump(chunk);
+}
+
+void cg_op_applied(struct cg_op *op) {
     struct cg_copyset *copyset = op->request.copyset;
     if (op->file != NULL) {
         cg_chunk_file_unref(op->store, op->file);
         op->file = NULL;
     }
-    if (op->effect && chunk != NULL) {
-        chunk->changes++;
-        cg_blockmap_clear(chunk->applying, op->first, op->count);
-        chunk->applying_count--;
-        cg_local_slot_end(chunk->slot, &chunk->slot_pending);
-        cg_reads_pump(chunk);
+    if (op->effect) {
+        withdraw(op);
     }
     cg_op_unclaim(op);
     op->applied = true;
@@ -101,12 +93,21 @@ static void finish(struct cg_op *op) {
     // The data is not needed any more, even if an earlier operation is still on its way.
     cg_buffer_unref(op->buffer);
     cg_buffer_unref(op->scratch);
+    cg_log_entry_unref(op->logged_entry);
     op->buffer = NULL;
     op->scratch = NULL;
-    if (chunk != NULL) {
+    op->logged_entry = NULL;
+    if (op->chunk != NULL) {
         cg_op_unlock(op);
     }
     advance_applied(copyset);
+}
+
+void cg_stall_arm(struct cg_store *store) {
+    if (!cg_timer_armed(&store->stall_timer)) {
+        cg_timer_arm(store->reactor, &store->stall_timer,
+                     cg_reactor_now(store->reactor) + STALL_RETRY_NS);
+    }
 }
 
 static void stall(struct cg_op *op, int error) {
@@ -116,10 +117,8 @@ static void stall(struct cg_op *op, int error) {
         cg_log(CG_LOG_ERROR, "cannot apply a logged write now: %s; new writes are refused",
                strerror(error));
     }
-    if (store->stalled_count++ == 0 && !store->replaying) {
-        cg_timer_arm(store->reactor, &store->stall_timer,
-                     cg_reactor_now(store->reactor) + STALL_RETRY_NS);
-    }
+    store->stalled_count++;
+    cg_stall_arm(store);
     cg_list_push_back(&store->stalled, &op->stalled);
     cg_ops_fail_waiting(op->chunk, STATUS(NOSPACE));
     cg_reads_fail(op->chunk, STATUS(OVERLOAD));
@@ -131,11 +130,17 @@ void cg_stall_timer(struct cg_timer *timer) {
     cg_list_init(&again);
     cg_list_splice_back(&again, &store->stalled);
     store->stalled_count = 0;
+    struct cg_list chunks;
+    cg_list_init(&chunks);
+    cg_list_splice_back(&chunks, &store->unloadable);
     struct cg_list *node;
+    while ((node = cg_list_pop_front(&chunks)) != NULL) {
+        cg_chunk_reload(CG_CONTAINER_OF(node, struct cg_chunk, unloadable));
+    }
     while ((node = cg_list_pop_front(&again)) != NULL) {
         apply_next(CG_CONTAINER_OF(node, struct cg_op, stalled));
     }
-    if (store->stalled_count == 0 && store->disk_error == 0) {
+    if (store->stall_told && store->stalled_count == 0 && store->disk_error == 0) {
         store->stall_told = false;
         cg_log(CG_LOG_INFO, "there is space again: what was logged is applied");
     }
@@ -160,7 +165,7 @@ static void step_failed(struct cg_op *op, int error, const char *what) {
         break;
     default:
         cg_store_retire(op->store, error, what);
-        finish(op);
+        cg_op_applied(op);
         break;
     }
 }
@@ -183,7 +188,7 @@ static void note_written(struct cg_op *op, uint32_t first, uint32_t count, const
 
 static void note_chunk(struct cg_op *op) {
     struct cg_chunk *chunk = op->chunk;
-    chunk->applied_index = op->proposal.index;
+    chunk->applied_index = op->index;
     if (op->entry.sn > chunk->sn) {
         chunk->sn = op->entry.sn;
     }
@@ -216,7 +221,7 @@ static void writeback_done(struct cg_file_op *op) {
 static void start_writeback(struct cg_chunk *chunk, uint32_t length) {
     struct cg_store *store = chunk->copyset->store;
     chunk->unsynced += length;
-    if (length < WRITEBACK_FROM || chunk->unsynced < WRITEBACK_EVERY || store->replaying) {
+    if (length < WRITEBACK_FROM || chunk->unsynced < WRITEBACK_EVERY) {
         return;
     }
     chunk->unsynced = 0;
@@ -259,14 +264,14 @@ static void pool_write_done(struct cg_file_op *file_op) {
 
 // What the present step writes: `data` NULL stands for zeros.
 struct piece {
-    uint8_t *data;
+    const uint8_t *data;
     uint32_t offset; // in the chunk
     uint32_t length;
 };
 
 static struct piece piece_of(const struct cg_op *op) {
     const struct cg_entry *entry = &op->entry;
-    uint8_t *payload = op->payload.iov_base;
+    const uint8_t *payload = op->logged_entry->payload;
     if (entry->type == CG_ENTRY_WRITE) {
         return (struct piece){payload, entry->offset, entry->length};
     }
@@ -290,8 +295,9 @@ static void note_piece(struct cg_op *op, const struct piece *piece) {
         }
         return;
     }
-    const uint8_t *payload = op->payload.iov_base;
-    note_written(op, first, count, op->crcs + (size_t)(piece->data - payload) / CG_BLOCK_SIZE);
+    const struct cg_log_entry *logged = op->logged_entry;
+    note_written(op, first, count,
+                 logged->block_crcs + (size_t)(piece->data - logged->payload) / CG_BLOCK_SIZE);
 }
 
 // On a pool thread. In pieces: the kernel makes its page-cache folios as large as the write, and
@@ -327,7 +333,8 @@ static void write_on_pool(struct cg_op *op, const struct piece *piece) {
         .done = pool_write_done,
     };
     if (piece->data != NULL) {
-        op->file_iov = (struct iovec){piece->data + op->apply_done, rest};
+        // It is only read from.
+        op->file_iov = (struct iovec){(void *)(uintptr_t)(piece->data + op->apply_done), rest};
         if (rest > WRITE_PIECE) {
             op->file_op.opcode = CG_FILE_CALL;
             op->file_op.call = write_call;
@@ -533,12 +540,12 @@ static void zero_next(struct cg_op *op) {
     if (op->chunk->exists) {
         note_chunk(op);
     }
-    finish(op);
+    cg_op_applied(op);
 }
 
 static void apply_next(struct cg_op *op) {
     if (op->store->disk_error != 0) {
-        finish(op);
+        cg_op_applied(op);
         return;
     }
     switch (op->entry.type) {
@@ -561,30 +568,13 @@ static void apply_next(struct cg_op *op) {
     case CG_ENTRY_EPOCH:
         break;
     }
-    finish(op);
+    cg_op_applied(op);
 }
 
-void cg_op_committed(struct cg_op *op) {
-    struct cg_copyset *copyset = op->request.copyset;
-    struct cg_chunk *chunk = op->chunk;
-    cg_list_push_back(&copyset->unapplied, &op->unapplied);
-    cg_status status = decide(op);
+void cg_op_apply(struct cg_op *op) {
     op->stage = CG_OP_APPLYING;
-    if (op->effect && chunk != NULL) {
-        cg_blockmap_set(chunk->applying, op->first, op->count);
-        chunk->applying_count++;
-        cg_local_slot_begin(chunk->slot, &chunk->slot_pending);
-    }
-    cg_op_answer(op, status);
-    if (!op->effect) {
-        finish(op);
-    } else if (chunk == NULL || op->store->replaying) {
-        apply_next(op);
-    } else {
-        cg_list_push_back(&op->store->to_apply, &op->stalled);
-        cg_reactor_defer(op->store->reactor, &op->store->apply_work);
-    }
-    cg_checkpoint_committed(copyset);
+    cg_list_push_back(&op->store->to_apply, &op->stalled);
+    cg_reactor_defer(op->store->reactor, &op->store->apply_work);
 }
 
 void cg_apply_work(struct cg_deferred *deferred) {

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A checkpoint makes what was applied durable in the chunk files, so that the log before it is not
-// needed any more: (1) capture each copyset's replicated state once all that was proposed when the
-// checkpoint began is committed, and wait until it is applied; (2) write the metadata of the dirty
-// chunks and sync them; (3) sync folders with new or deleted files; (4) write the checkpoint file;
-// (5) only then recycle the log. Every sync is waited for; one that fails retires the disk.
+// needed any more: (1) capture each copyset's replicated state as of what has been delivered, and
+// wait until that is applied; (2) write the metadata of the dirty chunks and sync them; (3) sync
+// folders with new or deleted files; (4) write the checkpoint file; (5) only then recycle the log,
+// but for what no replica has committed yet and what slow ones may ask for. Every sync is waited
+// for; one that fails retires the disk.
 //
-// Chunk metadata may be ahead of the captured state. That does no harm: replay repeats the entries
-// after it in order, and each of them writes whole blocks whatever was there before.
+// Chunk metadata may be ahead of the captured state. That does no harm: the entries after it are
+// applied again in order, and each of them writes whole blocks whatever was there before.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,10 +17,21 @@
 
 #include "base/log.h"
 #include "chunkserver/bytes.h"
+#include "chunkserver/copyset_log_record.h"
 #include "chunkserver/store_internal.h"
 
-#define FILE_HEAD    12U // u64 lsn, u32 copysets
-#define COPYSET_HEAD 28U // u64 group, u64 index, u64 term, u32 length of dedup window and epochs
+#define FILE_HEAD 12U // u64 lsn, u32 copysets
+
+// u64 group, u64 index, u64 its term, u64 term, u64 vote, u32 length of the members, u32 length of
+// windows and epochs; then these.
+#define COPYSET_HEAD 48U
+
+// Version 1: u64 group, u64 index, u64 its term, u32 length of windows and epochs.
+#define COPYSET_HEAD_1 28U
+
+// How much has to have been logged since the last one before a log that is half full is reason
+// enough for the next: what slow replicas need of it does not go away by a checkpoint.
+#define PART_OF_LOG 8U
 
 int cg_checkpoint_create(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
@@ -47,8 +59,13 @@ bool cg_store_checkpointing(const struct cg_store *store) {
     return store->checkpoint.stage != CG_CHECKPOINT_NONE;
 }
 
+static bool much_logged(const struct cg_store *store) {
+    return cg_wal_tail(store->wal) - store->saved_tail > cg_wal_capacity(store->wal) / PART_OF_LOG;
+}
+
 bool cg_store_unsaved(const struct cg_store *store) {
-    return store->proposals != store->saved_proposals || store->dirty_count > 0;
+    return store->delivered != store->saved_delivered || store->dirty_count > 0 ||
+           much_logged(store);
 }
 
 // ---- The end
@@ -71,6 +88,7 @@ static void end(struct cg_store *store) {
     checkpoint->folders = NULL;
     checkpoint->stage = CG_CHECKPOINT_NONE;
     store->last_checkpoint_ns = cg_reactor_now(store->reactor);
+    cg_deliver_unblock(store); // chunks may leave memory now
 }
 
 void cg_checkpoint_cancel(struct cg_store *store) {
@@ -99,49 +117,42 @@ static bool capture(struct cg_copyset *copyset) {
     size_t length = cg_dedup_encode(&copyset->dedup, copyset->captured);
     length += cg_epoch_table_encode(&copyset->epochs, copyset->captured + length);
     copyset->captured_length = length;
-    copyset->captured_index = copyset->replica.committed_index;
-    copyset->captured_term = copyset->replica.committed_term;
+    if (copyset->log != NULL) {
+        cg_copyset_log_capture(copyset->log, copyset->delivered_index, &copyset->captured_log);
+    } else {
+        copyset->captured_log = copyset->base;
+        copyset->captured_log.replay_lsn = cg_replay_kept_lsn(copyset);
+    }
+    if (copyset->captured_log.replay_lsn < copyset->store->checkpoint.lsn) {
+        copyset->store->checkpoint.lsn = copyset->captured_log.replay_lsn;
+    }
     return true;
 }
 
-void cg_checkpoint_committed(struct cg_copyset *copyset) {
-    struct cg_store *store = copyset->store;
-    if (store->replaying || store->disk_error != 0) {
+void cg_checkpoint_delivered(struct cg_store *store) {
+    if (store->disk_error != 0 || store->checkpoint.stage != CG_CHECKPOINT_NONE) {
         return;
     }
-    if (store->checkpoint.stage == CG_CHECKPOINT_NONE) {
-        if (cg_wal_used(store->wal) > cg_wal_capacity(store->wal) / 2 ||
-            store->dirty_count > store->options.chunks_max / 2) {
-            cg_store_checkpoint(store);
-        }
-        return;
-    }
-    if (store->checkpoint.stage == CG_CHECKPOINT_CAPTURE && copyset->captured == NULL &&
-        copyset->replica.committed_index >= copyset->capture_at) {
-        if (!capture(copyset)) {
-            abandon(store, "out of memory");
-            return;
-        }
-        cg_checkpoint_advance(store);
+    bool full = cg_wal_used(store->wal) > cg_wal_capacity(store->wal) / 2 && much_logged(store);
+    if (full || store->dirty_count > store->options.chunks_max / 2) {
+        cg_store_checkpoint(store);
     }
 }
 
 void cg_store_checkpoint(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
-    if (store->replaying || store->disk_error != 0 || cg_store_checkpointing(store) ||
-        !cg_store_unsaved(store)) {
+    if (store->disk_error != 0 || cg_store_checkpointing(store) || !cg_store_unsaved(store)) {
         return;
     }
     checkpoint->stage = CG_CHECKPOINT_CAPTURE;
     checkpoint->abandoned = false;
-    checkpoint->lsn = cg_wal_tail(store->wal);
-    checkpoint->records = store->proposals;
+    checkpoint->tail = cg_wal_tail(store->wal);
+    checkpoint->lsn = checkpoint->tail;
+    checkpoint->delivered = store->delivered;
     checkpoint->copysets = store->copyset_count;
     checkpoint->settled = 0;
     for (uint32_t i = 0; i < store->copyset_count; i++) {
-        struct cg_copyset *copyset = store->copysets[i];
-        copyset->capture_at = copyset->replica.last_index;
-        if (copyset->replica.committed_index >= copyset->capture_at && !capture(copyset)) {
+        if (!capture(store->copysets[i])) {
             abandon(store, "out of memory");
             return;
         }
@@ -286,22 +297,6 @@ static bool flush_start(struct cg_flush *flush, struct cg_chunk *chunk) {
     return true;
 }
 
-int cg_checkpoint_flush_now(struct cg_chunk *chunk) {
-    struct cg_store *store = chunk->copyset->store;
-    struct cg_flush *flush = &store->checkpoint.flush[0];
-    if (!flush_start(flush, chunk)) {
-        return -EIO;
-    }
-    while (flush->chunk != NULL) {
-        int result = cg_reactor_wait(store->reactor, UINT64_MAX);
-        if (result < 0) {
-            cg_store_retire(store, -result, "waiting for the disk");
-            return result;
-        }
-    }
-    return store->disk_error != 0 || cg_list_linked(&chunk->dirty) ? -EIO : 0;
-}
-
 // ---- Folders and the file
 
 static int collect_folders(struct cg_store *store) {
@@ -320,29 +315,36 @@ static int collect_folders(struct cg_store *store) {
     return 0;
 }
 
+static size_t encode_copyset(const struct cg_copyset *copyset, uint8_t *out) {
+    const struct cg_copyset_log_saved *saved = &copyset->captured_log;
+    size_t members = cg_log_config_encode(&saved->config, out + COPYSET_HEAD);
+    cg_put_u64(out, copyset->group);
+    cg_put_u64(out + 8, saved->index);
+    cg_put_u64(out + 16, saved->index_term);
+    cg_put_u64(out + 24, saved->term);
+    cg_put_u64(out + 32, saved->vote);
+    cg_put_u32(out + 40, (uint32_t)members);
+    cg_put_u32(out + 44, (uint32_t)copyset->captured_length);
+    memcpy(out + COPYSET_HEAD + members, copyset->captured, copyset->captured_length);
+    return COPYSET_HEAD + members + copyset->captured_length;
+}
+
 static int build_file(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
-    size_t length = FILE_HEAD;
+    size_t room = FILE_HEAD;
     for (uint32_t i = 0; i < checkpoint->copysets; i++) {
-        length += COPYSET_HEAD + store->copysets[i]->captured_length;
+        room += COPYSET_HEAD + CG_LOG_CONFIG_SIZE_MAX + store->copysets[i]->captured_length;
     }
-    uint8_t *at = malloc(length);
-    if (at == NULL) {
+    checkpoint->data = malloc(room);
+    if (checkpoint->data == NULL) {
         return -ENOMEM;
     }
-    checkpoint->data = at;
-    checkpoint->length = length;
-    cg_put_u64(at, checkpoint->lsn);
-    cg_put_u32(at + 8, checkpoint->copysets);
-    at += FILE_HEAD;
+    cg_put_u64(checkpoint->data, checkpoint->lsn);
+    cg_put_u32(checkpoint->data + 8, checkpoint->copysets);
+    checkpoint->length = FILE_HEAD;
     for (uint32_t i = 0; i < checkpoint->copysets; i++) {
-        const struct cg_copyset *copyset = store->copysets[i];
-        cg_put_u64(at, copyset->group);
-        cg_put_u64(at + 8, copyset->captured_index);
-        cg_put_u64(at + 16, copyset->captured_term);
-        cg_put_u32(at + 24, (uint32_t)copyset->captured_length);
-        memcpy(at + COPYSET_HEAD, copyset->captured, copyset->captured_length);
-        at += COPYSET_HEAD + copyset->captured_length;
+        checkpoint->length +=
+            encode_copyset(store->copysets[i], checkpoint->data + checkpoint->length);
     }
     return 0;
 }
@@ -358,6 +360,23 @@ static void save_call(struct cg_file_op *op) {
     if (op->result == 0) {
         op->result = cg_checkpoint_save(store->disk, checkpoint->data, checkpoint->length);
     }
+}
+
+// What slow replicas lack may take half of the log.
+static void recycle(struct cg_store *store) {
+    struct cg_checkpoint *checkpoint = &store->checkpoint;
+    uint64_t tail = cg_wal_tail(store->wal);
+    uint64_t keep = cg_wal_capacity(store->wal) / 2;
+    uint64_t keep_from = tail > keep ? tail - keep : 0;
+    uint64_t needed = checkpoint->tail;
+    for (uint32_t i = 0; i < checkpoint->copysets; i++) {
+        struct cg_copyset *copyset = store->copysets[i];
+        uint64_t lsn = copyset->log != NULL
+                           ? cg_copyset_log_saved(copyset->log, &copyset->captured_log, keep_from)
+                           : cg_replay_kept_lsn(copyset);
+        needed = lsn < needed ? lsn : needed;
+    }
+    cg_wal_recycle(store->wal, needed);
 }
 
 static void save_done(struct cg_file_op *op) {
@@ -377,8 +396,9 @@ static void save_done(struct cg_file_op *op) {
         end(store);
         return;
     }
-    cg_wal_recycle(store->wal, checkpoint->lsn);
-    store->saved_proposals = checkpoint->records;
+    recycle(store);
+    store->saved_delivered = checkpoint->delivered;
+    store->saved_tail = checkpoint->tail;
     store->checkpoints++;
     end(store);
 }
@@ -401,7 +421,7 @@ static bool settled(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
     while (checkpoint->settled < checkpoint->copysets) {
         const struct cg_copyset *copyset = store->copysets[checkpoint->settled];
-        if (copyset->captured == NULL || copyset->applied_index < copyset->captured_index) {
+        if (copyset->applied_index < copyset->captured_log.index) {
             return false;
         }
         checkpoint->settled++;
@@ -456,35 +476,67 @@ void cg_checkpoint_advance(struct cg_store *store) {
 
 // ---- Restoring
 
-static int restore_copyset(struct cg_store *store, const uint8_t *in, size_t length, size_t *used) {
-    if (length < COPYSET_HEAD || length - COPYSET_HEAD < cg_get_u32(in + 24)) {
+static int restore_state(struct cg_copyset *copyset, const uint8_t *state, size_t length) {
+    int64_t dedup = cg_dedup_decode(&copyset->dedup, state, length);
+    if (dedup < 0) {
+        return (int)dedup;
+    }
+    int64_t epochs = cg_epoch_table_decode(&copyset->epochs, state + dedup, length - (size_t)dedup);
+    if (epochs < 0) {
+        return (int)epochs;
+    }
+    return (size_t)(dedup + epochs) == length ? 0 : -EBADMSG;
+}
+
+// Reads what stands before the members and the state, and says how long these are.
+static int restore_head(const uint8_t *in, size_t length, uint32_t version,
+                        struct cg_copyset_log_saved *base, size_t *head, size_t *members,
+                        size_t *state) {
+    *head = version == 1 ? COPYSET_HEAD_1 : COPYSET_HEAD;
+    if (length < *head) {
         return -EBADMSG;
+    }
+    base->index = cg_get_u64(in + 8);
+    base->index_term = cg_get_u64(in + 16);
+    if (version == 1) {
+        base->term = base->index_term;
+        *members = 0;
+        *state = cg_get_u32(in + 24);
+    } else {
+        base->term = cg_get_u64(in + 24);
+        base->vote = cg_get_u64(in + 32);
+        *members = cg_get_u32(in + 40);
+        *state = cg_get_u32(in + 44);
+    }
+    return length - *head >= *members && length - *head - *members >= *state ? 0 : -EBADMSG;
+}
+
+static int restore_copyset(struct cg_store *store, const uint8_t *in, size_t length,
+                           uint32_t version, size_t *used) {
+    struct cg_copyset_log_saved base = {0};
+    size_t head;
+    size_t members;
+    size_t state;
+    int result = restore_head(in, length, version, &base, &head, &members, &state);
+    if (result != 0) {
+        return result;
     }
     struct cg_copyset *copyset = cg_copyset_of_group(store, cg_get_u64(in));
     if (copyset == NULL) {
         return -ENOENT;
     }
-    const uint8_t *state = in + COPYSET_HEAD;
-    size_t state_length = cg_get_u32(in + 24);
-    int64_t dedup = cg_dedup_decode(&copyset->dedup, state, state_length);
-    if (dedup < 0) {
-        return (int)dedup;
-    }
-    int64_t epochs =
-        cg_epoch_table_decode(&copyset->epochs, state + dedup, state_length - (size_t)dedup);
-    if (epochs < 0) {
-        return (int)epochs;
-    }
-    if ((size_t)(dedup + epochs) != state_length) {
+    if (members > 0 && cg_log_config_decode(in + head, members, &base.config) != (int64_t)members) {
         return -EBADMSG;
     }
-    copyset->applied_index = cg_get_u64(in + 8);
-    cg_replica_init(&copyset->replica, copyset->group, cg_get_u64(in + 16), copyset->applied_index);
-    *used = COPYSET_HEAD + state_length;
-    return 0;
+    copyset->base = base;
+    copyset->applied_index = base.index;
+    copyset->delivered_index = base.index;
+    *used = head + members + state;
+    return restore_state(copyset, in + head + members, state);
 }
 
-static int restore(struct cg_store *store, const uint8_t *data, size_t length, uint64_t *lsn) {
+static int restore(struct cg_store *store, const uint8_t *data, size_t length, uint32_t version,
+                   uint64_t *lsn) {
     if (length < FILE_HEAD) {
         return -EBADMSG;
     }
@@ -493,7 +545,7 @@ static int restore(struct cg_store *store, const uint8_t *data, size_t length, u
     size_t at = FILE_HEAD;
     for (uint32_t i = 0; i < copysets; i++) {
         size_t used = 0;
-        int result = restore_copyset(store, data + at, length - at, &used);
+        int result = restore_copyset(store, data + at, length - at, version, &used);
         if (result != 0) {
             return result;
         }
@@ -506,9 +558,10 @@ int cg_checkpoint_restore(struct cg_store *store, uint64_t *lsn, char *error, si
     uint8_t *data = NULL;
     size_t length = 0;
     *lsn = 0;
-    int result = cg_checkpoint_load(store->disk, &data, &length);
+    uint32_t version = 0;
+    int result = cg_checkpoint_load(store->disk, &data, &length, &version);
     if (result == 0 && data != NULL) {
-        result = restore(store, data, length, lsn);
+        result = restore(store, data, length, version, lsn);
         free(data);
     }
     if (result == -ENOENT) {

@@ -170,6 +170,7 @@ void cg_chunk_deleted(struct cg_chunk *chunk) {
     chunk->exists = false;
     chunk->generation++;
     chunk->sn = 0;
+    chunk->proposed_sn = 0;
     chunk->unsynced = 0;
     memset(chunk->unsynced_blocks, 0, sizeof(chunk->unsynced_blocks));
     memset(chunk->syncing_blocks, 0, sizeof(chunk->syncing_blocks));
@@ -217,18 +218,6 @@ static bool evict_one(struct cg_store *store) {
             return true;
         }
     }
-    if (!store->replaying) {
-        return false;
-    }
-    // No checkpoint will come to the rescue while the log is replayed.
-    for (struct cg_list *node = store->chunk_lru.prev; node != &store->chunk_lru;
-         node = node->prev) {
-        struct cg_chunk *chunk = CG_CONTAINER_OF(node, struct cg_chunk, lru);
-        if (chunk->refs == 0 && cg_checkpoint_flush_now(chunk) == 0) {
-            forget(chunk);
-            return true;
-        }
-    }
     return false;
 }
 
@@ -248,6 +237,7 @@ static struct cg_chunk *take_chunk(struct cg_store *store) {
         cg_list_init(&chunk->inflight);
         cg_list_init(&chunk->waiting);
         cg_list_init(&chunk->waiting_reads);
+        cg_list_init(&chunk->unloadable);
         return chunk;
     }
     if (!evict_one(store)) {
@@ -264,6 +254,9 @@ static void loaded(struct cg_chunk *chunk, cg_status status) {
     if (status != STATUS(SUCCESS)) {
         cg_ops_fail_waiting(chunk, status);
         cg_reads_fail(chunk, status);
+        if (chunk->decided > 0) {
+            cg_deliver_unloadable(chunk);
+        }
     } else {
         cg_ops_pump(chunk);
         cg_reads_pump(chunk);
@@ -297,8 +290,8 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
     struct cg_chunk_header header = {0};
     int result = -EBADMSG;
     if (length == CG_CHUNK_SLOTS_SIZE) {
-        result = cg_chunk_slots_choose(data, store->replaying, &chunk->newest, &header);
-    } else if (store->replaying) {
+        result = cg_chunk_slots_choose(data, chunk->recovering, &chunk->newest, &header);
+    } else if (chunk->recovering) {
         // Power was lost before the file's length was synced: nothing in it counts yet.
         result = -ENODATA;
         chunk->newest = 1;
@@ -307,7 +300,7 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
                         header.chunk_size != store->format.chunk_size)) {
         result = -EBADMSG;
     }
-    if (store->replaying && (result == 0 || result == -ENODATA)) {
+    if (chunk->recovering && (result == 0 || result == -ENODATA)) {
         // The file may be shorter than it was: power was lost before its length was synced.
         int status = restore_length(chunk);
         if (status != 0) {
@@ -327,8 +320,9 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
         return STATUS(CRC_FAIL);
     }
     chunk->exists = true;
-    // What a checkpoint wrote that was cut short is in the log still: replay comes by here.
-    chunk->unsure = result == 0 && store->replaying;
+    // What a checkpoint wrote that was cut short is in the log still, and an entry of it comes by
+    // here.
+    chunk->unsure = result == 0 && chunk->recovering;
     slot_assign(chunk, chunk->id);
     if (result == 0) {
         cg_chunk_slot_blocks(data + (size_t)chunk->newest * CG_CHUNK_SLOT_STRIDE,
@@ -348,6 +342,7 @@ static cg_status adopt_metadata(struct cg_chunk *chunk, const uint8_t *data, int
 static void load_done(struct cg_file_op *op) {
     struct cg_chunk *chunk = CG_CONTAINER_OF(op, struct cg_chunk, load);
     struct cg_store *store = chunk->copyset->store;
+    store->file_ops--;
     cg_status status = adopt_metadata(chunk, chunk->load_buffer->data, op->result);
     cg_buffer_unref(chunk->load_buffer);
     chunk->load_buffer = NULL;
@@ -385,6 +380,7 @@ static void load(struct cg_chunk *chunk) {
         .iovcnt = 1,
         .done = load_done,
     };
+    store->file_ops++;
     store->disk->ops->submit(store->disk, &chunk->load);
 }
 
@@ -409,16 +405,31 @@ static void start_loading(struct cg_chunk *chunk) {
     }
 }
 
-static void reset(struct cg_chunk *chunk, struct cg_copyset *copyset, uint64_t id) {
+void cg_chunk_reload(struct cg_chunk *chunk) {
+    chunk->refs++;
+    chunk->state = CG_CHUNK_LOADING;
+    start_loading(chunk);
+    if (chunk->state != CG_CHUNK_LOADING) {
+        loaded(chunk, chunk->state == CG_CHUNK_READY ? STATUS(SUCCESS) : chunk->load_status);
+    }
+    cg_chunk_put(chunk);
+}
+
+static void reset(struct cg_chunk *chunk, struct cg_copyset *copyset, uint64_t id,
+                  bool recovering) {
     chunk->copyset = copyset;
     chunk->id = id;
+    chunk->recovering = recovering;
     chunk->state = CG_CHUNK_LOADING;
     chunk->load_status = STATUS(SUCCESS);
     chunk->exists = false;
     chunk->refs = 0;
     chunk->changes = 0;
     chunk->applying_count = 0;
+    chunk->decided = 0;
     chunk->sn = 0;
+    chunk->proposed_sn = 0;
+    chunk->proposed_term = 0;
     chunk->file_id = 0;
     chunk->applied_index = 0;
     chunk->sequence = 0;
@@ -431,7 +442,7 @@ static void reset(struct cg_chunk *chunk, struct cg_copyset *copyset, uint64_t i
     memset(chunk->syncing_blocks, 0, sizeof(chunk->syncing_blocks));
 }
 
-struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id) {
+struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id, bool recovering) {
     struct cg_store *store = copyset->store;
     struct cg_chunk *chunk = cg_chunk_find(copyset, id);
     if (chunk == NULL) {
@@ -440,7 +451,7 @@ struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id) {
             cg_store_checkpoint(store);
             return NULL;
         }
-        reset(chunk, copyset, id);
+        reset(chunk, copyset, id, recovering);
         cg_list_push_front(bucket_of(store, copyset->group, id), &chunk->bucket);
         cg_list_push_front(&store->chunk_lru, &chunk->lru);
         chunk->refs++;
@@ -460,9 +471,14 @@ struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id) {
 }
 
 void cg_chunk_put(struct cg_chunk *chunk) {
-    if (--chunk->refs == 0 && chunk->state == CG_CHUNK_BROKEN) {
+    if (--chunk->refs > 0) {
+        return;
+    }
+    struct cg_store *store = chunk->copyset->store;
+    if (chunk->state == CG_CHUNK_BROKEN) {
         forget(chunk); // the next request looks again
     }
+    cg_deliver_unblock(store); // it may leave now
 }
 
 void cg_chunk_cool(struct cg_chunk *chunk) {
@@ -481,7 +497,7 @@ static int find_shared(void *context, uint32_t pool, uint32_t copyset_id, uint64
     struct cg_copyset *copyset = cg_store_copyset(store, pool, copyset_id);
     struct cg_chunk *chunk = copyset != NULL ? cg_chunk_find(copyset, chunk_id) : NULL;
     if (chunk == NULL || chunk->state != CG_CHUNK_READY || !chunk->exists ||
-        store->disk_error != 0) {
+        store->disk_error != 0 || !cg_copyset_leads(copyset)) {
         return -ENOENT;
     }
     int result = cg_chunk_open(chunk, false);

@@ -305,8 +305,11 @@ static void stop_step(struct cg_timer *timer) {
     struct cg_store *store = server->store;
     uint64_t now = cg_reactor_now(server->reactor);
     bool late = now > server->stop_deadline_ns;
-    if (server->stop_stage == STOP_DRAIN &&
-        (late || (server->service.inflight == 0 && cg_store_idle(store)))) {
+    if (server->stop_stage == STOP_DRAIN && (late || server->service.inflight == 0)) {
+        server->stop_stage = STOP_APPLY;
+        cg_store_stop(store);
+    }
+    if (server->stop_stage == STOP_APPLY && (late || cg_store_idle(store))) {
         server->stop_stage = STOP_CHECKPOINT;
         cg_store_checkpoint(store);
     }

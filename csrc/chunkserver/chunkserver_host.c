@@ -54,7 +54,14 @@ static void mutation_done(void *user, const struct cg_mutation_result *result) {
 }
 
 static void add_copyset(struct cg_host_call *call) {
-    call->result = cg_store_add_copyset(call->server->store, call->pool, call->copyset);
+    // A group of its own: the only replica.
+    static const uint64_t self = 1;
+    struct cg_copyset_spec spec = {.pool = call->pool,
+                                   .copyset = call->copyset,
+                                   .self = self,
+                                   .founders = &self,
+                                   .founder_count = 1};
+    call->result = cg_store_add_copyset(call->server->store, &spec);
     cg_host_finish(call);
 }
 

@@ -14,7 +14,8 @@
 
 enum cg_stop_stage {
     STOP_NOT,
-    STOP_DRAIN,      // what is in flight ends
+    STOP_DRAIN,      // requests in flight end
+    STOP_APPLY,      // what was committed is applied; the other replicas go on alone
     STOP_CHECKPOINT, // what was applied is saved
 };
 

@@ -15,9 +15,10 @@
 
 #define FORMAT_MAGIC     UINT64_C(0x544d464f46474743) // "CGGFOFMT"
 #define CHECKPOINT_MAGIC UINT64_C(0x54504b4343474743) // "CGGCCKPT"
-#define VERSION          1U
+#define FORMAT_VERSION   1U
 #define FORMAT_SIZE      64U
 #define CHECKPOINT_HEAD  32U
+#define PATH_LENGTH_MAX  128U
 
 // "format": u64 magic, u32 version, u32 CRC of the file with this field zero, 16 bytes uuid, u32
 // chunk size, u32 block size, zeros up to 64 bytes.
@@ -31,8 +32,13 @@ static uint32_t format_crc(const uint8_t *data) {
 
 // Writes a whole new file under a name of its own, then puts it in place. What is there under that
 // name is overwritten: on a full disk its space is all there is.
-static int replace_file(struct cg_disk *disk, const char *temporary, const char *name,
-                        const uint8_t *data, size_t length) {
+int cg_replace_file(struct cg_disk *disk, const char *folder, const char *name, const uint8_t *data,
+                    size_t length) {
+    char path[PATH_LENGTH_MAX];
+    char temporary[PATH_LENGTH_MAX];
+    const char *slash = folder[0] != '\0' ? "/" : "";
+    snprintf(path, sizeof(path), "%s%s%s", folder, slash, name);
+    snprintf(temporary, sizeof(temporary), "%s%s%s.tmp", folder, slash, name);
     int handle = disk->ops->open(disk, temporary, O_RDWR | O_CREAT);
     if (handle < 0) {
         return handle;
@@ -50,9 +56,9 @@ static int replace_file(struct cg_disk *disk, const char *temporary, const char 
     }
     disk->ops->close(disk, handle);
     if (result == 0) {
-        result = disk->ops->rename(disk, temporary, name);
+        result = disk->ops->rename(disk, temporary, path);
     }
-    return result == 0 ? disk->ops->sync_directory(disk, "") : result;
+    return result == 0 ? disk->ops->sync_directory(disk, folder) : result;
 }
 
 static int note_foreign(void *context, const char *name) {
@@ -82,12 +88,12 @@ static int make_format(struct cg_disk *disk, uint32_t chunk_size, struct cg_fold
     out->uuid[8] = (uint8_t)((out->uuid[8] & 0x3f) | 0x80);
     uint8_t data[FORMAT_SIZE] = {0};
     cg_put_u64(data, FORMAT_MAGIC);
-    cg_put_u32(data + 8, VERSION);
+    cg_put_u32(data + 8, FORMAT_VERSION);
     memcpy(data + 16, out->uuid, sizeof(out->uuid));
     cg_put_u32(data + 32, out->chunk_size);
     cg_put_u32(data + 36, out->block_size);
     cg_put_u32(data + 12, format_crc(data));
-    int result = replace_file(disk, "format.tmp", "format", data, sizeof(data));
+    int result = cg_replace_file(disk, "", "format", data, sizeof(data));
     if (result != 0) {
         snprintf(error, error_size, "cannot write the folder's format: %s", strerror(-result));
     }
@@ -116,9 +122,9 @@ int cg_folder_open(struct cg_disk *disk, uint32_t chunk_size, struct cg_folder_f
         snprintf(error, error_size, "the folder's format is damaged");
         return -EBADMSG;
     }
-    if (cg_get_u32(data + 8) != VERSION) {
+    if (cg_get_u32(data + 8) != FORMAT_VERSION) {
         snprintf(error, error_size, "the folder has format version %u; this program knows %u",
-                 cg_get_u32(data + 8), VERSION);
+                 cg_get_u32(data + 8), FORMAT_VERSION);
         return -EBADMSG;
     }
     memcpy(out->uuid, data + 16, sizeof(out->uuid));
@@ -143,7 +149,8 @@ static uint32_t checkpoint_crc(const uint8_t *head, const uint8_t *data, size_t 
     return cg_crc32c(cg_crc32c(0, copy, sizeof(copy)), data, length);
 }
 
-static int read_checkpoint(struct cg_disk *disk, int handle, uint8_t **data, size_t *length) {
+static int read_checkpoint(struct cg_disk *disk, int handle, uint8_t **data, size_t *length,
+                           uint32_t *version) {
     int64_t size = disk->ops->size(disk, handle);
     if (size < 0) {
         return (int)size;
@@ -160,8 +167,8 @@ static int read_checkpoint(struct cg_disk *disk, int handle, uint8_t **data, siz
     size_t payload = (size_t)size - CHECKPOINT_HEAD;
     if (got != size) {
         result = got < 0 ? (int)got : -EBADMSG;
-    } else if (cg_get_u64(all) != CHECKPOINT_MAGIC || cg_get_u32(all + 8) != VERSION ||
-               cg_get_u64(all + 16) != payload ||
+    } else if (cg_get_u64(all) != CHECKPOINT_MAGIC || cg_get_u32(all + 8) == 0 ||
+               cg_get_u32(all + 8) > CG_CHECKPOINT_VERSION || cg_get_u64(all + 16) != payload ||
                cg_get_u32(all + 12) != checkpoint_crc(all, all + CHECKPOINT_HEAD, payload)) {
         result = -EBADMSG;
     }
@@ -169,20 +176,21 @@ static int read_checkpoint(struct cg_disk *disk, int handle, uint8_t **data, siz
         free(all);
         return result;
     }
+    *version = cg_get_u32(all + 8);
     memmove(all, all + CHECKPOINT_HEAD, payload);
     *data = all;
     *length = payload;
     return 0;
 }
 
-int cg_checkpoint_load(struct cg_disk *disk, uint8_t **data, size_t *length) {
+int cg_checkpoint_load(struct cg_disk *disk, uint8_t **data, size_t *length, uint32_t *version) {
     *data = NULL;
     *length = 0;
     int handle = disk->ops->open(disk, "checkpoint", O_RDWR);
     if (handle < 0) {
         return handle == -ENOENT ? 0 : handle;
     }
-    int result = read_checkpoint(disk, handle, data, length);
+    int result = read_checkpoint(disk, handle, data, length, version);
     disk->ops->close(disk, handle);
     return result;
 }
@@ -211,13 +219,13 @@ int cg_checkpoint_save(struct cg_disk *disk, const uint8_t *data, size_t length)
         return -ENOMEM;
     }
     cg_put_u64(all, CHECKPOINT_MAGIC);
-    cg_put_u32(all + 8, VERSION);
+    cg_put_u32(all + 8, CG_CHECKPOINT_VERSION);
     cg_put_u64(all + 16, length);
     if (length > 0) {
         memcpy(all + CHECKPOINT_HEAD, data, length);
     }
     cg_put_u32(all + 12, checkpoint_crc(all, data, length));
-    int result = replace_file(disk, "checkpoint.tmp", "checkpoint", all, CHECKPOINT_HEAD + length);
+    int result = cg_replace_file(disk, "", "checkpoint", all, CHECKPOINT_HEAD + length);
     free(all);
     if (result == 0) {
         make_next(disk, CHECKPOINT_HEAD + length);

@@ -2,10 +2,10 @@
 //
 // The middle of a mutation, from the locked range into the log: fill up the edge blocks, compare,
 // make the entry, propose it.
+#include <errno.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/crc32c.h"
 #include "chunkserver/store_internal.h"
 
 // What a record takes in the log besides its payload, at most: its share of a batch's header
@@ -32,20 +32,6 @@ static void fill_entry(struct cg_op *op, enum cg_entry_type type, uint32_t first
     op->entry.settled_below = request->settled_below;
     op->entry.offset = first * CG_BLOCK_SIZE;
     op->entry.length = count * CG_BLOCK_SIZE;
-}
-
-static void committed(struct cg_proposal *proposal, int status) {
-    struct cg_op *op = CG_CONTAINER_OF(proposal, struct cg_op, proposal);
-    struct cg_store *store = op->store;
-    store->logging_bytes -= op->logged;
-    if (status != 0) {
-        cg_store_retire(store, -status, "writing the log");
-    }
-    if (store->disk_error != 0) {
-        cg_op_end(op, STATUS(DISK_FAIL), 0);
-        return;
-    }
-    cg_op_committed(op);
 }
 
 static bool new_blocks(const struct cg_op *op) {
@@ -75,13 +61,25 @@ static bool space_for(struct cg_op *op) {
     return true;
 }
 
+// The chunk's sequence number once all that this leader has logged is applied.
+static uint64_t newest_sn(const struct cg_op *op) {
+    const struct cg_chunk *chunk = op->chunk;
+    return chunk->proposed_term == op->term && chunk->proposed_sn > chunk->sn ? chunk->proposed_sn
+                                                                              : chunk->sn;
+}
+
 // SUCCESS, or why the entry cannot be logged now.
 static cg_status admit(struct cg_op *op) {
     struct cg_store *store = op->store;
     if (store->disk_error != 0) {
         return STATUS(DISK_FAIL);
     }
-    if (op->chunk != NULL && op->request.sn != 0 && op->request.sn < op->chunk->sn) {
+    // What was merged or compared is as of the term in which the range was locked: another leader's
+    // entries may have come in between.
+    if (op->term != op->request.copyset->term_led) {
+        return STATUS(REDIRECTED);
+    }
+    if (op->chunk != NULL && op->request.sn != 0 && op->request.sn < newest_sn(op)) {
         return STATUS(BACKWARD);
     }
     if (op->chunk != NULL && new_blocks(op) && !space_for(op)) {
@@ -99,14 +97,50 @@ static cg_status admit(struct cg_op *op) {
     return STATUS(SUCCESS);
 }
 
-// Logs the entry; op->payload and op->crcs are set if there is a payload.
-static void propose(struct cg_op *op) {
-    struct cg_store *store = op->store;
-    cg_status status = admit(op);
-    if (status != STATUS(SUCCESS)) {
-        cg_op_end(op, status, 0);
-        return;
+// The data's CRC, if that is the block's.
+static const uint32_t *known_crc(const struct cg_op *op) {
+    const struct cg_mutation *request = &op->request;
+    bool is_block = op->payload_length == CG_BLOCK_SIZE && request->size == CG_BLOCK_SIZE &&
+                    request->offset % CG_BLOCK_SIZE == 0 && request->kind == CG_MUTATE_WRITE;
+    return request->has_crc && is_block ? &request->crc : NULL;
+}
+
+// Gives the entry to the copyset's log: 0, or as cg_copyset_log_propose.
+static int log_entry(struct cg_op *op) {
+    uint8_t meta[CG_ENTRY_META_SIZE];
+    cg_entry_encode(&op->entry, meta);
+    struct cg_buffer *buffer = op->request.kind == CG_MUTATE_ZERO ? op->scratch : op->buffer;
+    struct cg_log_entry *entry = cg_log_entry_make(op->entry.type, 0, 0, meta, sizeof(meta), buffer,
+                                                   op->payload, op->payload_length, known_crc(op));
+    if (entry == NULL) {
+        return -ENOMEM;
     }
+    op->proposal.entry = entry;
+    op->proposal.failed = cg_proposal_failed;
+    int result = cg_copyset_log_propose(op->request.copyset->log, &op->proposal);
+    if (result != 0) {
+        cg_log_entry_unref(entry);
+        return result;
+    }
+    op->logged_entry = cg_log_entry_ref(entry);
+    op->index = op->proposal.index;
+    op->stage = CG_OP_LOGGING;
+    return 0;
+}
+
+static cg_status status_of(int error) {
+    switch (error) {
+    case -EPERM:
+        return STATUS(REDIRECTED);
+    case -EIO:
+        return STATUS(DISK_FAIL);
+    default:
+        return STATUS(OVERLOAD);
+    }
+}
+
+static void note_proposed(struct cg_op *op) {
+    struct cg_store *store = op->store;
     store->logging_bytes += op->logged;
     store->claimed_bytes += op->claimed;
     if (op->entry.type == CG_ENTRY_DELETE ||
@@ -114,37 +148,31 @@ static void propose(struct cg_op *op) {
         op->freeing = true;
         store->freeing_count++;
     }
-    store->proposals++;
-    if (op->chunk != NULL && op->request.sn > op->chunk->sn) {
-        op->chunk->sn = op->request.sn;
+    if (op->chunk != NULL && op->request.sn > newest_sn(op)) {
+        op->chunk->proposed_sn = op->request.sn;
+        op->chunk->proposed_term = op->term;
     }
-    cg_entry_encode(&op->entry, op->meta);
-    op->stage = CG_OP_LOGGING;
-    op->proposal.committed = committed;
-    op->proposal.append.record = (struct cg_wal_record){
-        .type = op->entry.type,
-        .meta = op->meta,
-        .meta_length = sizeof(op->meta),
-        .payload_length = op->payload_length,
-        .block_crcs = op->payload_length > 0 ? op->crcs : NULL,
-    };
-    op->proposal.append.payload = &op->payload;
-    op->proposal.append.payload_count = op->payload_length > 0 ? 1 : 0;
-    cg_replica_propose(&op->request.copyset->replica, &op->proposal);
+}
+
+// Logs the entry; op->payload is set if there is one.
+static void propose(struct cg_op *op) {
+    cg_status status = admit(op);
+    if (status == STATUS(SUCCESS)) {
+        int result = log_entry(op);
+        if (result == 0) {
+            note_proposed(op);
+            return;
+        }
+        op->logged = 0;
+        op->claimed = 0;
+        status = status_of(result);
+    }
+    cg_op_end(op, status, 0);
 }
 
 static void set_payload(struct cg_op *op, uint8_t *data, uint32_t length) {
-    op->payload = (struct iovec){data, length};
+    op->payload = data;
     op->payload_length = length;
-    const struct cg_mutation *request = &op->request;
-    if (request->has_crc && length == CG_BLOCK_SIZE && request->size == CG_BLOCK_SIZE &&
-        request->offset % CG_BLOCK_SIZE == 0 && request->kind == CG_MUTATE_WRITE) {
-        op->own_crcs[0] = request->crc; // the data's CRC is the block's
-        return;
-    }
-    for (uint32_t i = 0; i < length / CG_BLOCK_SIZE; i++) {
-        op->own_crcs[i] = cg_crc32c(0, data + (size_t)i * CG_BLOCK_SIZE, CG_BLOCK_SIZE);
-    }
 }
 
 // ---- Edge blocks
@@ -359,6 +387,7 @@ void cg_op_start(struct cg_op *op) {
         break;
     case CG_MUTATE_EPOCH:
         fill_entry(op, CG_ENTRY_EPOCH, 0, 0);
+        cg_op_raise_begin(op);
         propose(op);
         break;
     }

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The beginning and the end of a mutation: retries found, the range locked, waiting, answering.
+// Ranges are given first come first served, to mutations from here and to committed entries alike.
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "chunkserver/store_internal.h"
 
-// What a record takes in the log besides its payload, at most: its share of a batch's header
-// region.
-#define RECORD_OVERHEAD 8192U
+bool cg_op_available(const struct cg_store *store) {
+    return !cg_list_empty(&store->free_ops) || store->ops_made < store->options.operations_max;
+}
 
 struct cg_op *cg_op_alloc(struct cg_store *store) {
     struct cg_list *node = cg_list_pop_front(&store->free_ops);
@@ -33,11 +34,15 @@ struct cg_op *cg_op_alloc(struct cg_store *store) {
     op->store = store;
     op->chunk = NULL;
     op->stage = CG_OP_WAITING;
+    op->locked = false;
     op->answered = false;
     op->effect = false;
     op->applied = false;
+    op->raising = false;
+    op->index = 0;
+    op->logged_entry = NULL;
+    op->payload = NULL;
     op->payload_length = 0;
-    op->crcs = op->own_crcs;
     op->buffer = NULL;
     op->scratch = NULL;
     op->merge_step = 0;
@@ -62,13 +67,16 @@ void cg_op_unclaim(struct cg_op *op) {
 
 void cg_op_free(struct cg_op *op) {
     cg_op_unclaim(op);
-    assert(cg_list_empty(&op->attached));
+    assert(cg_list_empty(&op->attached) && !op->locked && !op->raising);
     cg_buffer_unref(op->buffer);
     cg_buffer_unref(op->scratch);
+    cg_log_entry_unref(op->logged_entry);
     op->buffer = NULL;
     op->scratch = NULL;
+    op->logged_entry = NULL;
     op->store->ops_active--;
     cg_list_push_front(&op->store->free_ops, &op->node);
+    cg_deliver_unblock(op->store);
 }
 
 void cg_ops_destroy(struct cg_store *store) {
@@ -81,6 +89,7 @@ void cg_ops_destroy(struct cg_store *store) {
                 cg_chunk_file_unref(store, op->file);
             }
             cg_list_remove(&op->node);
+            op->locked = false;
             cg_op_free(op);
         }
     }
@@ -95,6 +104,9 @@ static void answer_one(const struct cg_mutation *request, cg_status status, uint
     if (request->done != NULL) {
         struct cg_mutation_result result = {
             .status = status, .index = index, .mismatch_offset = mismatch};
+        if (status == STATUS(REDIRECTED)) {
+            result.leader = cg_copyset_leader(request->copyset);
+        }
         request->done(request->user, &result);
     }
 }
@@ -102,8 +114,7 @@ static void answer_one(const struct cg_mutation *request, cg_status status, uint
 static void answer_all(struct cg_op *op, cg_status status, uint32_t mismatch) {
     assert(!op->answered);
     op->answered = true;
-    uint64_t index =
-        op->stage >= CG_OP_LOGGING ? op->proposal.index : cg_copyset_applied(op->request.copyset);
+    uint64_t index = op->index != 0 ? op->index : cg_copyset_applied(op->request.copyset);
     answer_one(&op->request, status, index, mismatch);
     struct cg_list *node;
     while ((node = cg_list_pop_front(&op->attached)) != NULL) {
@@ -137,11 +148,11 @@ static bool attach_to(struct cg_list *list, struct cg_op *op) {
     return false;
 }
 
-static void lock_and_start(struct cg_op *op);
+static void start(struct cg_op *op);
 
-static bool must_wait(const struct cg_op *op) {
+bool cg_op_must_wait(const struct cg_op *op) {
     const struct cg_chunk *chunk = op->chunk;
-    if (chunk->state == CG_CHUNK_LOADING || cg_blockmap_any(chunk->busy, op->first, op->count)) {
+    if (chunk->state != CG_CHUNK_READY || cg_blockmap_any(chunk->busy, op->first, op->count)) {
         return true;
     }
     CG_LIST_FOREACH (node, &chunk->waiting) {
@@ -161,16 +172,40 @@ static void drop(struct cg_op *op) {
     }
 }
 
+void cg_op_lock(struct cg_op *op) {
+    op->locked = true;
+    cg_blockmap_set(op->chunk->busy, op->first, op->count);
+    cg_list_push_back(&op->chunk->inflight, &op->node);
+}
+
 void cg_op_unlock(struct cg_op *op) {
     struct cg_chunk *chunk = op->chunk;
-    cg_list_remove(&op->node);
-    cg_blockmap_clear(chunk->busy, op->first, op->count);
-    cg_ops_pump(chunk);
+    if (op->locked) {
+        op->locked = false;
+        cg_list_remove(&op->node);
+        cg_blockmap_clear(chunk->busy, op->first, op->count);
+        cg_ops_pump(chunk);
+    }
     op->chunk = NULL;
     cg_chunk_put(chunk);
 }
 
+void cg_op_raise_begin(struct cg_op *op) {
+    if (op->store->share != NULL) {
+        op->raising = true;
+        cg_local_share_epoch_begin(op->store->share);
+    }
+}
+
+void cg_op_raise_end(struct cg_op *op) {
+    if (op->raising) {
+        op->raising = false;
+        cg_local_share_epoch_end(op->store->share);
+    }
+}
+
 void cg_op_end(struct cg_op *op, cg_status status, uint32_t mismatch) {
+    cg_op_raise_end(op);
     answer_all(op, status, mismatch);
     if (op->chunk != NULL) {
         cg_op_unlock(op);
@@ -200,7 +235,7 @@ void cg_ops_pump(struct cg_chunk *chunk) {
                 // Starting may change the list: look again from its front.
                 cg_list_remove(&op->node);
                 chunk->repump = true;
-                lock_and_start(op);
+                start(op);
                 break;
             }
         }
@@ -210,13 +245,22 @@ void cg_ops_pump(struct cg_chunk *chunk) {
 }
 
 void cg_ops_fail_waiting(struct cg_chunk *chunk, cg_status status) {
-    struct cg_list *node;
+    struct cg_list failed;
+    cg_list_init(&failed);
+    CG_LIST_FOREACH_SAFE (node, following, &chunk->waiting) {
+        if (CG_CONTAINER_OF(node, struct cg_op, node)->stage == CG_OP_WAITING) {
+            cg_list_remove(node);
+            cg_list_push_back(&failed, node);
+        }
+    }
     chunk->refs++;
-    while ((node = cg_list_pop_front(&chunk->waiting)) != NULL) {
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&failed)) != NULL) {
         struct cg_op *op = CG_CONTAINER_OF(node, struct cg_op, node);
         answer_all(op, status, 0);
         drop(op);
     }
+    cg_ops_pump(chunk);
     cg_chunk_put(chunk);
 }
 
@@ -244,16 +288,26 @@ static bool answered_by_window(struct cg_op *op) {
     return true;
 }
 
-static void lock_and_start(struct cg_op *op) {
-    struct cg_chunk *chunk = op->chunk;
-    // While it waited, its first copy may have been committed.
-    if (answered_by_window(op)) {
-        drop(op);
+// The range is free.
+static void start(struct cg_op *op) {
+    if (op->stage == CG_OP_DECIDED) {
+        op->store->ops_decided--;
+        op->chunk->decided--;
+        cg_op_lock(op);
+        cg_op_apply(op);
         return;
     }
-    cg_blockmap_set(chunk->busy, op->first, op->count);
-    cg_list_push_back(&chunk->inflight, &op->node);
-    cg_op_start(op);
+    // While it waited, leadership may have been lost, or its first copy committed.
+    op->term = op->request.copyset->term_led;
+    if (op->term == 0) {
+        cg_op_answer(op, op->store->disk_error != 0 ? STATUS(DISK_FAIL) : STATUS(REDIRECTED));
+        drop(op);
+    } else if (answered_by_window(op)) {
+        drop(op);
+    } else {
+        cg_op_lock(op);
+        cg_op_start(op);
+    }
 }
 
 static void set_range(struct cg_op *op) {
@@ -267,31 +321,21 @@ static void set_range(struct cg_op *op) {
     op->count = (request->offset + request->size - 1) / CG_BLOCK_SIZE - op->first + 1;
 }
 
-void cg_store_mutate(struct cg_store *store, const struct cg_mutation *mutation) {
-    struct cg_op *op = cg_op_alloc(store);
-    if (op == NULL) {
-        answer_one(mutation, STATUS(OVERLOAD), cg_copyset_applied(mutation->copyset), 0);
-        return;
-    }
-    op->request = *mutation;
-    if (mutation->buffer != NULL) {
-        op->buffer = cg_buffer_ref(mutation->buffer);
-    }
-    if (store->disk_error != 0) {
-        answer_all(op, STATUS(DISK_FAIL), 0);
-        cg_op_free(op);
-        return;
-    }
+// This replica leads.
+static void enter(struct cg_op *op) {
+    struct cg_store *store = op->store;
+    const struct cg_mutation *mutation = &op->request;
     if (answered_by_window(op)) {
         cg_op_free(op);
         return;
     }
     if (mutation->kind == CG_MUTATE_EPOCH) {
+        op->term = mutation->copyset->term_led;
         cg_op_start(op);
         return;
     }
     set_range(op);
-    struct cg_chunk *chunk = cg_chunk_get(mutation->copyset, mutation->chunk_id);
+    struct cg_chunk *chunk = cg_chunk_get(mutation->copyset, mutation->chunk_id, false);
     if (chunk == NULL || chunk->state == CG_CHUNK_BROKEN) {
         answer_all(op, chunk == NULL ? STATUS(OVERLOAD) : chunk->load_status, 0);
         op->chunk = chunk;
@@ -299,8 +343,8 @@ void cg_store_mutate(struct cg_store *store, const struct cg_mutation *mutation)
         return;
     }
     op->chunk = chunk;
-    if (!must_wait(op)) {
-        lock_and_start(op);
+    if (!cg_op_must_wait(op)) {
+        start(op);
         return;
     }
     if (mutation->has_client &&
@@ -315,4 +359,36 @@ void cg_store_mutate(struct cg_store *store, const struct cg_mutation *mutation)
         return;
     }
     cg_list_push_back(&chunk->waiting, &op->node);
+}
+
+static void refuse(struct cg_op *op, cg_status status) {
+    answer_all(op, status, 0);
+    cg_op_free(op);
+}
+
+void cg_op_released(struct cg_op *op) {
+    if (op->store->disk_error != 0) {
+        refuse(op, STATUS(DISK_FAIL));
+    } else if (cg_leadership_gate(op->request.copyset) == CG_GATE_OPEN) {
+        enter(op);
+    } else {
+        refuse(op, STATUS(REDIRECTED));
+    }
+}
+
+void cg_store_mutate(struct cg_store *store, const struct cg_mutation *mutation) {
+    struct cg_op *op = cg_op_alloc(store);
+    if (op == NULL) {
+        answer_one(mutation, STATUS(OVERLOAD), cg_copyset_applied(mutation->copyset), 0);
+        return;
+    }
+    op->request = *mutation;
+    if (mutation->buffer != NULL) {
+        op->buffer = cg_buffer_ref(mutation->buffer);
+    }
+    if (store->disk_error == 0 && cg_leadership_gate(mutation->copyset) == CG_GATE_HOLD) {
+        cg_leadership_hold(op);
+    } else {
+        cg_op_released(op);
+    }
 }

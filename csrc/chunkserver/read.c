@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Reads of clients.
+// Reads of clients: answered here if this replica leads beyond doubt, else after the others were
+// asked.
+#include <errno.h>
 #include <stdlib.h>
 
 #include "chunkserver/store_internal.h"
@@ -32,6 +34,9 @@ static void finish(struct cg_read *read, struct cg_read_result *result) {
     struct cg_store *store = read->store;
     result->index = cg_copyset_applied(read->query.copyset);
     result->sn = read->chunk != NULL ? read->chunk->sn : 0;
+    if (result->status == STATUS(REDIRECTED)) {
+        result->leader = cg_copyset_leader(read->query.copyset);
+    }
     read->query.done(read->query.user, result);
     cg_buffer_unref(read->buffer);
     if (read->chunk != NULL) {
@@ -41,7 +46,7 @@ static void finish(struct cg_read *read, struct cg_read_result *result) {
     cg_list_push_front(&store->free_reads, &read->node);
 }
 
-static void fail(struct cg_read *read, cg_status status) {
+void cg_read_end(struct cg_read *read, cg_status status) {
     struct cg_read_result result = {.status = status};
     finish(read, &result);
 }
@@ -69,7 +74,7 @@ static void blocks_done(struct cg_block_read *blocks, cg_status status) {
 static void read_data(struct cg_read *read, uint32_t first, uint32_t count) {
     read->buffer = cg_buffer_alloc(read->store->pool, (size_t)count * CG_BLOCK_SIZE);
     if (read->buffer == NULL) {
-        fail(read, STATUS(OVERLOAD));
+        cg_read_end(read, STATUS(OVERLOAD));
         return;
     }
     read->blocks.chunk = read->chunk;
@@ -87,11 +92,11 @@ static bool try_read(struct cg_read *read) {
         return false;
     }
     if (chunk->state == CG_CHUNK_BROKEN) {
-        fail(read, chunk->load_status);
+        cg_read_end(read, chunk->load_status);
         return true;
     }
     if (read->store->disk_error != 0) {
-        fail(read, STATUS(DISK_FAIL));
+        cg_read_end(read, STATUS(DISK_FAIL));
         return true;
     }
     uint32_t first = read->query.offset / CG_BLOCK_SIZE;
@@ -104,11 +109,12 @@ static bool try_read(struct cg_read *read) {
         if (read->store->stalled_count == 0) {
             return false;
         }
-        fail(read, STATUS(OVERLOAD)); // the disk is full: what was committed cannot be applied now
+        cg_read_end(read,
+                    STATUS(OVERLOAD)); // the disk is full: what was committed cannot be applied now
         return true;
     }
     if (!chunk->exists) {
-        fail(read, STATUS(CHUNK_NOTEXIST));
+        cg_read_end(read, STATUS(CHUNK_NOTEXIST));
         return true;
     }
     if (read->query.kind == CG_READ_DATA && count > 0) {
@@ -120,6 +126,49 @@ static bool try_read(struct cg_read *read) {
     return true;
 }
 
+static void start(struct cg_read *read) {
+    read->chunk = cg_chunk_get(read->query.copyset, read->query.chunk_id, false);
+    if (read->chunk == NULL) {
+        cg_read_end(read, STATUS(OVERLOAD));
+        return;
+    }
+    if (!try_read(read)) {
+        cg_list_push_back(&read->chunk->waiting_reads, &read->node);
+    }
+}
+
+static void others_asked(struct cg_log_read *asked, int status) {
+    struct cg_read *read = CG_CONTAINER_OF(asked, struct cg_read, asked);
+    switch (status) {
+    case 0:
+        start(read);
+        break;
+    case -EPERM:
+        cg_read_end(read, STATUS(REDIRECTED));
+        break;
+    case -EIO:
+        cg_read_end(read, STATUS(DISK_FAIL));
+        break;
+    default:
+        cg_read_end(read, STATUS(OVERLOAD));
+        break;
+    }
+}
+
+void cg_read_released(struct cg_read *read) {
+    struct cg_copyset *copyset = read->query.copyset;
+    if (read->store->disk_error != 0) {
+        cg_read_end(read, STATUS(DISK_FAIL));
+    } else if (cg_leadership_gate(copyset) != CG_GATE_OPEN) {
+        cg_read_end(read, STATUS(REDIRECTED));
+    } else if (cg_copyset_log_can_read(copyset->log)) {
+        start(read);
+    } else {
+        read->asked.done = others_asked;
+        cg_copyset_log_read(copyset->log, &read->asked);
+    }
+}
+
 void cg_store_read(struct cg_store *store, const struct cg_query *query) {
     struct cg_read *read = read_alloc(store);
     if (read == NULL) {
@@ -128,13 +177,16 @@ void cg_store_read(struct cg_store *store, const struct cg_query *query) {
         return;
     }
     read->query = *query;
-    read->chunk = cg_chunk_get(query->copyset, query->chunk_id);
-    if (read->chunk == NULL) {
-        fail(read, STATUS(OVERLOAD));
-        return;
-    }
-    if (!try_read(read)) {
-        cg_list_push_back(&read->chunk->waiting_reads, &read->node);
+    if (query->local) {
+        if (cg_copyset_recovered(query->copyset)) {
+            start(read);
+        } else {
+            cg_read_end(read, STATUS(OVERLOAD));
+        }
+    } else if (store->disk_error == 0 && cg_leadership_gate(query->copyset) == CG_GATE_HOLD) {
+        cg_leadership_hold_read(read);
+    } else {
+        cg_read_released(read);
     }
 }
 
@@ -159,7 +211,7 @@ void cg_reads_fail(struct cg_chunk *chunk, cg_status status) {
     struct cg_list *node;
     chunk->refs++;
     while ((node = cg_list_pop_front(&chunk->waiting_reads)) != NULL) {
-        fail(CG_CONTAINER_OF(node, struct cg_read, node), status);
+        cg_read_end(CG_CONTAINER_OF(node, struct cg_read, node), status);
     }
     cg_chunk_put(chunk);
 }

@@ -1,19 +1,33 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Start: what the log holds beyond the checkpoint is applied again, by the same code as ever.
+// Start: each copyset's log is told what the log on disk holds of it. What of that is committed,
+// and so to be applied again, turns out when the copyset's replicas have found a leader; a replica
+// that is alone knows it at once. Folders of an earlier version do not say who they are: their
+// records are kept until somebody does.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "chunkserver/store_internal.h"
+
+#define SETTLE_POLL_NS  (100 * CG_NS_PER_MS)
+#define SETTLE_LIMIT_NS (2 * CG_NS_PER_S) // without any progress
+
+// A record without its payload.
+struct cg_kept_record {
+    uint64_t lsn;
+    struct cg_wal_record record;
+    uint8_t meta[CG_ENTRY_META_SIZE];
+};
 
 struct replay {
     struct cg_store *store;
     char *error;
     size_t error_size;
-    uint64_t records;
 };
 
 static int refuse(struct replay *replay, int result, const struct cg_wal_record *record,
@@ -24,118 +38,151 @@ static int refuse(struct replay *replay, int result, const struct cg_wal_record 
     return result;
 }
 
-static void set_request(struct cg_op *op, struct cg_copyset *copyset) {
-    op->request = (struct cg_mutation){
-        .copyset = copyset,
-        .chunk_id = op->entry.chunk_id,
-        .file_id = op->entry.file_id,
-    };
+// ---- Folders of an earlier version
+
+static int keep(struct replay *replay, struct cg_copyset *copyset, uint64_t lsn,
+                const struct cg_wal_record *record) {
+    if (record->meta_length > CG_ENTRY_META_SIZE) {
+        return refuse(replay, -EBADMSG, record, "its header makes no sense");
+    }
+    uint32_t count = copyset->kept_count;
+    if ((count & (count - 1)) == 0) {
+        // Full: as many again.
+        struct cg_kept_record *larger =
+            realloc(copyset->kept, (count == 0 ? 1 : 2 * (size_t)count) * sizeof(*larger));
+        if (larger == NULL) {
+            return refuse(replay, -ENOMEM, record, "out of memory");
+        }
+        copyset->kept = larger;
+    }
+    struct cg_kept_record *kept = &copyset->kept[copyset->kept_count++];
+    kept->lsn = lsn;
+    kept->record = *record;
+    kept->record.meta = NULL; // the array moves
+    kept->record.block_crcs = NULL;
+    memcpy(kept->meta, record->meta, record->meta_length);
+    return 0;
 }
 
-static void set_range(struct cg_op *op) {
-    const struct cg_entry *entry = &op->entry;
-    if (entry->type == CG_ENTRY_DELETE) {
-        op->first = 0;
-        op->count = op->store->format.chunk_size / CG_BLOCK_SIZE;
-        return;
+int cg_replay_kept(struct cg_copyset *copyset) {
+    int result = 0;
+    for (uint32_t i = 0; i < copyset->kept_count && result == 0; i++) {
+        struct cg_kept_record *kept = &copyset->kept[i];
+        kept->record.meta = kept->meta;
+        result = cg_copyset_log_restore(copyset->log, kept->lsn, &kept->record);
+        if (kept->record.index > copyset->recovery_end) {
+            copyset->recovery_end = kept->record.index;
+        }
     }
-    op->first = entry->offset / CG_BLOCK_SIZE;
-    op->count = entry->length / CG_BLOCK_SIZE;
-    if (entry->flags & CG_ENTRY_HEAD) {
-        op->first--;
-        op->count++;
-    }
-    op->count += (entry->flags & CG_ENTRY_TAIL) ? 1 : 0;
+    cg_replay_forget(copyset);
+    return result;
 }
 
-// Lets the reactor run until `op`, or the loading of its chunk, is through.
-static int drive(struct cg_store *store) {
-    if (store->disk_error != 0) {
-        return -store->disk_error;
-    }
-    if (store->stalled_count > 0) {
-        return -ENOSPC;
-    }
-    int result = cg_reactor_wait(store->reactor, UINT64_MAX);
-    return result < 0 ? result : 0;
+uint64_t cg_replay_kept_lsn(const struct cg_copyset *copyset) {
+    return copyset->kept_count > 0 ? copyset->kept[0].lsn : UINT64_MAX;
 }
 
-static int apply(struct replay *replay, struct cg_op *op, const struct cg_wal_record *record) {
-    struct cg_store *store = replay->store;
-    struct cg_copyset *copyset = op->request.copyset;
-    if (op->entry.type != CG_ENTRY_EPOCH) {
-        op->chunk = cg_chunk_get(copyset, op->entry.chunk_id);
-        if (op->chunk == NULL) {
-            cg_op_free(op);
-            return refuse(replay, -ENOMEM, record, "no room for its chunk's metadata");
-        }
-        int result = 0;
-        while (op->chunk->state == CG_CHUNK_LOADING && result == 0) {
-            result = drive(store);
-        }
-        if (result != 0 || op->chunk->state != CG_CHUNK_READY) {
-            cg_chunk_put(op->chunk);
-            cg_op_free(op);
-            if (result == 0) {
-                result = store->disk_error != 0 ? -store->disk_error : -EBADMSG;
-            }
-            return refuse(replay, result, record, "its chunk's metadata cannot be read");
-        }
-        cg_blockmap_set(op->chunk->busy, op->first, op->count);
-        cg_list_push_back(&op->chunk->inflight, &op->node);
+void cg_replay_forget(struct cg_copyset *copyset) {
+    free(copyset->kept);
+    copyset->kept = NULL;
+    copyset->kept_count = 0;
+}
+
+// ---- The log
+
+static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record *record,
+                         const void *payload) {
+    struct replay *replay = context;
+    (void)payload;
+    struct cg_copyset *copyset = cg_copyset_of_group(replay->store, record->group);
+    if (copyset == NULL) {
+        return refuse(replay, -EBADMSG, record, "its copyset has no folder");
     }
-    cg_op_committed(op);
-    while (copyset->applied_index < record->index) {
-        int result = drive(store);
+    if (copyset->log == NULL) {
+        return keep(replay, copyset, lsn, record);
+    }
+    if (record->index > copyset->recovery_end) {
+        copyset->recovery_end = record->index;
+    }
+    int result = cg_copyset_log_restore(copyset->log, lsn, record);
+    return result == 0 ? 0 : refuse(replay, result, record, strerror(-result));
+}
+
+static bool make_room(void *context) {
+    return cg_store_make_room(context);
+}
+
+static int make_logs(struct cg_store *store, char *error, size_t error_size) {
+    for (uint32_t i = 0; i < store->copyset_count; i++) {
+        struct cg_copyset *copyset = store->copysets[i];
+        int result = copyset->member.self != 0 ? cg_copyset_make_log(copyset) : 0;
         if (result != 0) {
-            return refuse(replay, result, record, strerror(-result));
+            snprintf(error, error_size,
+                     "cannot make the log of copyset %" PRIu32 "-%" PRIu32 ": %s", copyset->pool,
+                     copyset->id, strerror(-result));
+            return result;
         }
     }
     return 0;
 }
 
-static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record *record,
-                         const void *payload) {
-    struct replay *replay = context;
-    struct cg_store *store = replay->store;
-    (void)lsn;
-    struct cg_copyset *copyset = cg_copyset_of_group(store, record->group);
-    if (copyset == NULL) {
-        return refuse(replay, -EBADMSG, record, "its copyset has no folder");
+static int start_logs(struct cg_store *store, char *error, size_t error_size) {
+    for (uint32_t i = 0; i < store->copyset_count; i++) {
+        struct cg_copyset *copyset = store->copysets[i];
+        int result = copyset->log != NULL ? cg_copyset_log_start(copyset->log) : 0;
+        if (result != 0) {
+            snprintf(error, error_size, "cannot start copyset %" PRIu32 "-%" PRIu32 ": %s",
+                     copyset->pool, copyset->id,
+                     result == -EBADMSG ? "entries are missing in the log" : strerror(-result));
+            return result;
+        }
     }
-    if (record->index <= copyset->applied_index) {
-        return 0; // covered by the checkpoint
-    }
-    if (record->index != copyset->replica.committed_index + 1) {
-        return refuse(replay, -EBADMSG, record, "entries before it are missing");
-    }
-    struct cg_op *op = cg_op_alloc(store);
-    if (op == NULL) {
-        return refuse(replay, -ENOMEM, record, "out of memory");
-    }
-    if (cg_entry_decode(record->type, record->meta, record->meta_length, record->payload_length,
-                        store->format.chunk_size, &op->entry) != 0) {
-        cg_op_free(op);
-        return refuse(replay, -EBADMSG, record, "its header makes no sense");
-    }
-    set_request(op, copyset);
-    set_range(op);
-    // Nobody writes to a payload once its entry is made.
-    op->payload.iov_base = (void *)(uintptr_t)payload;
-    op->payload.iov_len = record->payload_length;
-    op->payload_length = record->payload_length;
-    op->crcs = record->block_crcs;
-    op->proposal.index = record->index;
-    // A predecessor that was killed may have made files here and not synced the folder.
-    copyset->folder_dirty = true;
-    cg_replica_replayed(&copyset->replica, record->term, record->index);
-    store->proposals++;
-    replay->records++;
-    return apply(replay, op, record);
+    return 0;
 }
 
-static bool make_room(void *context) {
-    return cg_store_make_room(context);
+static bool is_alone(const struct cg_copyset *copyset) {
+    struct cg_copyset_log_status status;
+    cg_copyset_log_status(copyset->log, &status);
+    return status.config.count == 1 && status.config.member[0].id == copyset->member.self &&
+           !status.config.member[0].learner;
+}
+
+static bool settled(const struct cg_copyset *copyset) {
+    return copyset->log == NULL || !is_alone(copyset) ||
+           (copyset->term_led != 0 && copyset->applied_index == copyset->delivered_index);
+}
+
+// Until those that are alone have applied what they hold. What cannot be applied for want of space
+// is not waited for.
+static int settle_alone(struct cg_store *store) {
+    uint64_t moved_ns = cg_reactor_now(store->reactor);
+    uint64_t delivered = store->delivered;
+    uint32_t at = 0;
+    while (at < store->copyset_count && store->stalled_count == 0) {
+        if (store->disk_error != 0) {
+            return -store->disk_error;
+        }
+        if (settled(store->copysets[at])) {
+            at++;
+            continue;
+        }
+        int result = cg_reactor_wait(store->reactor, SETTLE_POLL_NS);
+        uint64_t now = cg_reactor_now(store->reactor);
+        if (store->delivered != delivered) {
+            delivered = store->delivered;
+            moved_ns = now;
+        }
+        if (result == -ETIME || now - moved_ns > SETTLE_LIMIT_NS) {
+            break;
+        }
+        if (result < 0) {
+            return result;
+        }
+    }
+    if (at < store->copyset_count) {
+        cg_log(CG_LOG_WARNING, "the log is not applied yet: going on with it while serving");
+    }
+    return 0;
 }
 
 int cg_store_replay(struct cg_store *store, uint64_t from_lsn, char *error, size_t error_size) {
@@ -149,22 +196,26 @@ int cg_store_replay(struct cg_store *store, uint64_t from_lsn, char *error, size
         .make_room = make_room,
         .room_context = store,
     };
-    store->replaying = true;
-    int result = cg_wal_open(store->disk, store->reactor, &options, &callbacks, &store->wal, error,
-                             error_size);
-    store->replaying = false;
+    int result = make_logs(store, error, error_size);
+    if (result != 0) {
+        return result;
+    }
+    result = cg_wal_open(store->disk, store->reactor, &options, &callbacks, &store->wal, error,
+                         error_size);
     if (result != 0) {
         if (error[0] == '\0') {
             snprintf(error, error_size, "cannot open the log: %s", strerror(-result));
         }
         return result;
     }
-    if (replay.records > 0) {
-        cg_log(CG_LOG_INFO, "replayed %" PRIu64 " entries of the log", replay.records);
+    cg_log_disk_attach(store->log_disk, store->wal);
+    result = start_logs(store, error, error_size);
+    if (result != 0) {
+        return result;
     }
-    for (uint32_t i = 0; i < store->copyset_count; i++) {
-        store->copysets[i]->replica.wal = store->wal;
-        store->copysets[i]->replica.term++;
+    result = settle_alone(store);
+    if (result != 0) {
+        snprintf(error, error_size, "cannot apply the log: %s", strerror(-result));
     }
-    return 0;
+    return result;
 }

@@ -92,6 +92,12 @@ static void choose_next(struct cg_store *store) {
         cg_scrub_set_position(scrub, copyset->group, 0, 0);
         scrub->listed = false;
     }
+    // What was written before the start, and is not known to be committed yet, is not compared.
+    if (!cg_copyset_recovered(copyset)) {
+        cg_scrub_set_position(scrub, copyset->group + 1, 0, 0);
+        cg_scrub_look_in(store, 0);
+        return;
+    }
     if (!scrub->listed) {
         cg_scrub_list(store, copyset);
         return;
@@ -122,6 +128,9 @@ static bool choose_known(struct cg_store *store) {
         uint32_t end = store->format.chunk_size / CG_BLOCK_SIZE;
         if (copyset == NULL || (!is_slot && bad->block >= end)) {
             cg_bad_blocks_clear(&store->bad, bad->group, bad->chunk_id, bad->block, 1);
+            continue;
+        }
+        if (!cg_copyset_recovered(copyset)) {
             continue;
         }
         scrub->target = (struct cg_scrub_target){
@@ -194,7 +203,7 @@ static bool settling(struct cg_store *store) {
 // could look.
 static bool is_busy(const struct cg_store *store) {
     return store->reads_active > 0 ||
-           store->ops_active > store->ops_parked + store->stalled_count ||
+           store->ops_active > store->ops_parked + store->stalled_count + store->ops_decided ||
            cg_store_checkpointing(store);
 }
 

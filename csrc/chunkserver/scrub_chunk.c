@@ -150,6 +150,7 @@ static void load(struct cg_store *store) {
         .kind = CG_READ_INFO,
         .copyset = target->copyset,
         .chunk_id = target->chunk_id,
+        .local = true,
         .done = loaded,
         .user = store,
     };

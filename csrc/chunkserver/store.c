@@ -30,6 +30,7 @@ static void tick(struct cg_timer *timer) {
     struct cg_store *store = CG_CONTAINER_OF(timer, struct cg_store, tick);
     uint64_t now = cg_reactor_now(store->reactor);
     cg_store_tend_space(store);
+    cg_deliver_unblock(store);
     // Replay repeats what the log holds, and what was trimmed since would need its space again: on
     // a disk that others fill up that is not to be had.
     if (now - store->last_checkpoint_ns >= store->options.checkpoint_interval_ns ||
@@ -45,13 +46,37 @@ void cg_store_retire(struct cg_store *store, int error, const char *what) {
     }
     store->disk_error = error;
     cg_log(CG_LOG_ERROR, "the disk is retired: %s: %s", what, strerror(error));
+    cg_log_disk_failed(store->log_disk, -error);
     cg_checkpoint_cancel(store);
     for (uint32_t i = 0; i < store->chunks_used; i++) {
         if (store->chunks[i].state != CG_CHUNK_FREE) {
             cg_ops_fail_waiting(&store->chunks[i], STATUS(DISK_FAIL));
             cg_reads_fail(&store->chunks[i], STATUS(DISK_FAIL));
+            cg_deliver_give_up(&store->chunks[i]);
         }
     }
+    for (uint32_t i = 0; i < store->copyset_count; i++) {
+        cg_leadership_fail(store->copysets[i], STATUS(DISK_FAIL));
+    }
+}
+
+static void log_failed(void *context, int error) {
+    cg_store_retire(context, -error, "writing the log");
+}
+
+static int make_log_disk(struct cg_store *store) {
+    struct cg_log_disk_options options = {
+        .reactor = store->reactor,
+        .pool = store->pool,
+        .send = store->options.send,
+        .send_context = store->options.send_context,
+        .failed = log_failed,
+        .failed_context = store,
+        .now = store->options.now,
+        .now_context = store->options.now_context,
+        .cache_bytes = store->options.log_cache_bytes,
+    };
+    return cg_log_disk_create(&options, &store->log_disk);
 }
 
 static int make_zeros(struct cg_store *store) {
@@ -74,6 +99,10 @@ static void init_lists(struct cg_store *store) {
     cg_list_init(&store->free_ops);
     cg_list_init(&store->free_reads);
     cg_list_init(&store->stalled);
+    cg_list_init(&store->unloadable);
+    cg_list_init(&store->blocked);
+    cg_list_init(&store->resume_work.node);
+    store->resume_work.run = cg_deliver_resume;
     cg_list_init(&store->to_apply);
     cg_list_init(&store->apply_work.node);
     store->apply_work.run = cg_apply_work;
@@ -88,7 +117,7 @@ static int open_all(struct cg_store *store, char *error, size_t error_size) {
         return result;
     }
     snprintf(error, error_size, "out of memory");
-    if (make_zeros(store) != 0 || cg_checkpoint_create(store) != 0) {
+    if (make_zeros(store) != 0 || cg_checkpoint_create(store) != 0 || make_log_disk(store) != 0) {
         return -ENOMEM;
     }
     result = cg_chunk_cache_create(store);
@@ -162,26 +191,50 @@ int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_bu
 }
 
 bool cg_store_idle(const struct cg_store *store) {
-    return store->ops_active == store->ops_parked + store->stalled_count &&
+    return store->ops_active == store->ops_parked + store->stalled_count + store->ops_decided &&
            store->reads_active == 0 && store->file_ops == 0 && store->checkpoint.flushing == 0 &&
            !cg_store_checkpointing(store) && !store->scrub.active;
 }
 
+void cg_store_stop(struct cg_store *store) {
+    for (uint32_t i = 0; i < store->copyset_count; i++) {
+        if (store->copysets[i]->log != NULL) {
+            cg_copyset_log_stop(store->copysets[i]->log);
+        }
+    }
+}
+
+static bool logs_idle(const struct cg_store *store) {
+    for (uint32_t i = 0; i < store->copyset_count; i++) {
+        if (store->copysets[i]->log != NULL && !cg_copyset_log_idle(store->copysets[i]->log)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void cg_store_close(struct cg_store *store) {
+    cg_store_stop(store);
+    while (!logs_idle(store) && cg_reactor_wait(store->reactor, UINT64_MAX) >= 0) {
+    }
     cg_timer_disarm(&store->stall_timer);
     cg_timer_disarm(&store->tick);
     cg_scrub_destroy(store);
     cg_reactor_undefer(&store->apply_work);
     cg_ops_destroy(store);
     cg_reads_destroy(store);
-    if (store->wal != NULL) {
-        cg_wal_close(store->wal);
-    }
+    cg_reactor_undefer(&store->resume_work);
     cg_reserve_close(&store->reserve);
     cg_chunk_cache_destroy(store);
     cg_checkpoint_destroy(store);
     for (uint32_t i = 0; i < store->copyset_count; i++) {
         cg_copyset_destroy(store->copysets[i]);
+    }
+    if (store->wal != NULL) {
+        cg_wal_close(store->wal);
+    }
+    if (store->log_disk != NULL) {
+        cg_log_disk_destroy(store->log_disk);
     }
     free(store->zeros);
     free(store);

@@ -4,8 +4,15 @@
 // above turns requests into operations. One reactor thread.
 //
 // A mutation (struct cg_op) goes: range of the chunk locked -> edge blocks merged, comparison made
-// -> logged -> committed: `done` -> applied to the chunk file -> range unlocked. A read (struct
-// cg_read) waits only for committed writes of its range that are not in the file yet.
+// -> logged -> committed: `done` -> applied to the chunk file -> range unlocked. What another
+// replica proposed, or was in the log at the start, comes in where it is committed and waits for
+// its range like all others. A read (struct cg_read) waits only for committed writes of its range
+// that are not in the file yet.
+//
+// Only the copyset's leader mutates and reads, once it is ready. A request that finds none is held
+// for at most CG_HOLD_NS; elsewhere, and for those whose leader stops leading, the answer is
+// REDIRECTED with the leader's member id if that is known. What was redirected may have been logged
+// and may still take effect: clients repeat it with the same number, which the window recognises.
 #ifndef CG_CHUNKSERVER_STORE_H
 #define CG_CHUNKSERVER_STORE_H
 
@@ -17,6 +24,7 @@
 #include "base/disk.h"
 #include "base/reactor.h"
 #include "chunkserver/bad_blocks.h"
+#include "chunkserver/copyset_log.h"
 #include "chunkserver/wal.h"
 #include "gateway/proto/chunk.pb.h"
 
@@ -24,8 +32,22 @@ struct cg_store;
 struct cg_copyset;
 struct cg_mutation_result;
 
+#define CG_HOLD_NS (450 * UINT64_C(1000000)) // an election timeout
+
 // How an operation ended: what the wire says (CHUNK_OP_STATUS_*).
 typedef curve_chunkserver_CHUNK_OP_STATUS cg_status;
+
+// What goes on in copysets, for those who want to know; each may be NULL. Called on the reactor's
+// thread.
+struct cg_store_events {
+    // Who leads, whether it is ready, the term, or the members have changed.
+    void (*role_changed)(void *context, struct cg_copyset *copyset);
+    // This replica leads, and `member` needs the state copied: cg_copyset_log_copied tells the end.
+    void (*copy_state)(void *context, struct cg_copyset *copyset, uint64_t member);
+    // A volume's epoch was raised here.
+    void (*epoch_raised)(void *context, struct cg_copyset *copyset, uint64_t file_id);
+    void *context;
+};
 
 struct cg_store_options {
     uint32_t chunk_size;      // of a new folder, bytes; 0: 16 MiB
@@ -39,15 +61,31 @@ struct cg_store_options {
     uint64_t scrub_rate;             // bytes per second that the scrub reads at most; 0: no scrub
     uint64_t scrub_period_s;         // from the begin of one pass to the next; 0: a week
     const char *share_folder; // where the map for local readers goes (local_map.h); NULL: none
+    // The way to the other replicas and the clock, see log_disk.h. NULL: there are no others;
+    // CLOCK_BOOTTIME.
+    void (*send)(void *context, uint64_t group, const struct cg_raft_message *message,
+                 struct cg_log_entry *const *entries);
+    void *send_context;
+    uint64_t (*now)(void *context);
+    void *now_context;
+    uint64_t log_cache_bytes; // of log entries kept in memory beyond what is under way; 0: 32 MiB
+    struct cg_store_events events;
 };
 
-// Opens the folder, replays the log. Blocking; drives the reactor, which the calling thread must
-// own from now on. `error` gets a sentence.
+// Opens the folder, reads the log, and starts the copysets. Those with a single replica have
+// applied the whole log when it returns (unless the disk is too full for that); others apply what
+// their leader says is committed. Blocking; drives the reactor, which the calling thread must own
+// from now on. `error` gets a sentence.
 int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_buffer_pool *pool,
                   const struct cg_store_options *options, struct cg_store **out, char *error,
                   size_t error_size);
 
-// Frees everything; nothing may be in flight (cg_store_idle). Writes no checkpoint.
+// Falls silent: proposals that are under way, and all requests from now on, are redirected; nothing
+// more is delivered.
+void cg_store_stop(struct cg_store *store);
+
+// Frees everything; nothing may be in flight (cg_store_idle). Writes no checkpoint. Blocking, as
+// cg_wal_close.
 void cg_store_close(struct cg_store *store);
 
 // No operation, read or checkpoint is under way. An operation that waits for space counts as idle:
@@ -71,13 +109,51 @@ int cg_store_disk_error(const struct cg_store *store);
 
 // NULL if there is none.
 struct cg_copyset *cg_store_copyset(struct cg_store *store, uint32_t pool, uint32_t copyset);
-int cg_store_add_copyset(struct cg_store *store, uint32_t pool, uint32_t copyset);
+
+struct cg_copyset_spec {
+    uint32_t pool;
+    uint32_t copyset;
+    uint64_t self;            // this replica's member id, never used before by another one
+    const uint64_t *founders; // all members of a new group, `self` included
+    uint32_t founder_count;   // 0: the replica joins a group that is there
+};
+
+// Makes the replica durably and starts it. A folder of an earlier version, which does not say who
+// its member is, is taken over with all it holds if `self` is the only founder. Returns 0 (also if
+// it is there), -EEXIST if it is there as another member, -EINVAL, -ENOSPC or the disk's error.
+// Blocking.
+int cg_store_add_copyset(struct cg_store *store, const struct cg_copyset_spec *spec);
 uint32_t cg_store_copyset_count(const struct cg_store *store);
 // The copysets by position, 0 to cg_store_copyset_count - 1.
 struct cg_copyset *cg_store_copyset_at(struct cg_store *store, uint32_t position);
 
+uint32_t cg_copyset_pool(const struct cg_copyset *copyset);
+uint32_t cg_copyset_id(const struct cg_copyset *copyset);
+// This replica's member id; 0: the folder is of an earlier version and waits for
+// cg_store_add_copyset.
+uint64_t cg_copyset_member(const struct cg_copyset *copyset);
+// Its log, for looking at it and for changes of leader and members; NULL if the member id is 0.
+struct cg_copyset_log *cg_copyset_raft(struct cg_copyset *copyset);
+
+// Everything up to this index is in the chunk files.
 uint64_t cg_copyset_applied(const struct cg_copyset *copyset);
+// As far as has been applied, or is about to be: windows and epochs are as of it.
+uint64_t cg_copyset_delivered(const struct cg_copyset *copyset);
 uint64_t cg_copyset_epoch(const struct cg_copyset *copyset, uint64_t file_id);
+// This replica leads and is ready for mutations.
+bool cg_copyset_leads(const struct cg_copyset *copyset);
+// The leader's member id, be it this replica's; 0 if it is not known.
+uint64_t cg_copyset_leader(const struct cg_copyset *copyset);
+
+// ---- From the other replicas
+
+// A message for `group` (pool << 32 | copyset), see cg_copyset_log_receive. One with entries that
+// cannot be applied here is dropped. False: there is no such copyset here.
+bool cg_store_receive(struct cg_store *store, uint64_t group, const struct cg_raft_message *message,
+                      struct cg_log_entry *const *entries);
+
+// The connection to a chunkserver is lost, or back.
+void cg_store_peer(struct cg_store *store, uint32_t chunkserver, bool up);
 
 // ---- Mutations
 
@@ -122,6 +198,7 @@ struct cg_mutation_result {
     cg_status status;
     uint64_t index;           // of the log entry; else the copyset's applied index
     uint32_t mismatch_offset; // MISCOMPARE: first differing byte, from `offset` on
+    uint64_t leader;          // REDIRECTED: its member id; 0 if it is not known
 };
 
 // Copies `mutation`.
@@ -139,6 +216,7 @@ struct cg_read_result {
     cg_status status;
     uint64_t index;           // applied
     uint64_t sn;              // the chunk's
+    uint64_t leader;          // REDIRECTED: its member id; 0 if it is not known
     const uint8_t *data;      // `size` bytes
     struct cg_buffer *buffer; // holds them; take a reference to keep it
     const uint8_t *allocated; // STATUS: the chunk's bitmap
@@ -150,6 +228,7 @@ struct cg_query {
     uint64_t chunk_id;
     uint32_t offset; // bytes, inside the chunk
     uint32_t size;
+    bool local; // what is applied here, whoever leads: may be older than what was acknowledged
     // Called once, possibly inside cg_store_read.
     void (*done)(void *user, const struct cg_read_result *result);
     void *user;

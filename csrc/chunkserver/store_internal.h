@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What the store's parts share. The parts, and who calls whom: store.c (opening) - space.c -
-// replay.c - mutate.c (range locks) - merge.c (edge blocks, into the log) - apply.c (committed
-// entries to chunk files) - read.c - chunk_cache.c (metadata and descriptors in memory) -
-// block_read.c (verified reads of blocks) - damage.c (blocks found bad) - copyset.c - checkpoint.c
-// - scrub.c (reads what nobody else reads).
+// replay.c (the log at the start) - leadership.c (who may mutate and read) - mutate.c (range locks)
+// - merge.c (edge blocks, into the log) - deliver.c (committed entries: decided and answered) -
+// apply.c (to chunk files) - read.c - chunk_cache.c (metadata and descriptors in memory) -
+// block_read.c (verified reads of blocks) - damage.c (blocks found bad) - copyset.c - member.c -
+// checkpoint.c - scrub.c (reads what nobody else reads).
 #ifndef CG_CHUNKSERVER_STORE_INTERNAL_H
 #define CG_CHUNKSERVER_STORE_INTERNAL_H
 
@@ -17,7 +18,8 @@
 #include "chunkserver/epoch_table.h"
 #include "chunkserver/folder.h"
 #include "chunkserver/local_share.h"
-#include "chunkserver/replica.h"
+#include "chunkserver/log_entry.h"
+#include "chunkserver/member.h"
 #include "chunkserver/reserve.h"
 #include "chunkserver/scrub_plan.h"
 #include "chunkserver/store.h"
@@ -56,6 +58,7 @@ struct cg_chunk {
     enum cg_chunk_state state;
     cg_status load_status;
     bool exists;           // the file is there, slot->allocated and slot->crc are valid
+    bool recovering;       // loaded for an entry that may have been applied before the start
     bool pumping;          // waiting operations are being looked at
     bool repump;           // and have to be looked at again
     bool flushing;         // a checkpoint is writing its metadata
@@ -64,7 +67,10 @@ struct cg_chunk {
     uint32_t slot_pending; // see cg_local_slot_begin
     uint32_t changes; // counts applied entries: a read that fails its CRC looks whether it raced
     uint32_t applying_count;
-    uint64_t sn; // proposed
+    uint32_t decided;       // of them, wait for their range
+    uint64_t sn;            // applied
+    uint64_t proposed_sn;   // in the term proposed_term
+    uint64_t proposed_term; // of leadership here
     uint64_t file_id;
     uint64_t applied_index;
     uint64_t sequence; // of the newest metadata slot
@@ -76,6 +82,7 @@ struct cg_chunk {
     uint32_t slot_index;
     struct cg_list inflight;      // operations that hold ranges
     struct cg_list waiting;       // operations that wait for ranges, first come first served
+    struct cg_list unloadable;    // on store->unloadable: its metadata has to be read again
     struct cg_list waiting_reads; // for the metadata, or for committed writes to be applied
     struct cg_file_op load;
     struct iovec load_iov;
@@ -94,18 +101,31 @@ struct cg_copyset {
     uint32_t pool;
     uint32_t id;
     uint64_t group;
-    struct cg_replica replica;
+    struct cg_member member;          // self 0: a folder of an earlier version
+    struct cg_copyset_log *log;       // NULL likewise
+    struct cg_copyset_log_saved base; // what the log begins from
+    struct cg_kept_record *kept;      // of a folder of an earlier version: the log's records
+    uint32_t kept_count;
     uint64_t applied_index;   // everything up to it is in the chunk files
+    uint64_t delivered_index; // decided upon: windows and epochs are as of it
+    // Entries up to this one may have been applied before the start, in part, and unsynced; 0: all
+    // of them have been applied since.
+    uint64_t recovery_end;
     struct cg_list unapplied; // committed operations, in log order
-    struct cg_dedup dedup;    // state at committed_index
+    uint32_t unapplied_count;
+    struct cg_list blocked; // on store->blocked: an entry could not be taken
+    struct cg_dedup dedup;
     struct cg_epoch_table epochs;
     bool folder_dirty; // files came or went since the folder was last synced
+    // Leadership.
+    uint64_t term_led;   // in which this replica leads and is ready; 0: it is not
+    struct cg_list held; // operations that wait for a leader, in order of arrival
+    struct cg_list held_reads;
+    struct cg_timer hold_timer;
     // The running checkpoint's.
-    uint64_t capture_at; // once this index is committed, the state is saved
     uint8_t *captured;
     size_t captured_length;
-    uint64_t captured_index;
-    uint64_t captured_term;
+    struct cg_copyset_log_saved captured_log;
 };
 
 // A verified read of whole blocks.
@@ -129,14 +149,15 @@ struct cg_block_read {
 };
 
 enum cg_op_stage {
-    CG_OP_WAITING,
+    CG_OP_WAITING, // for a leader, or its range
     CG_OP_MERGING,
     CG_OP_LOGGING,
+    CG_OP_DECIDED, // committed, not proposed here: it waits for its range
     CG_OP_APPLYING,
 };
 
 struct cg_op {
-    struct cg_list node;      // free, or on the chunk's inflight or waiting
+    struct cg_list node;      // free, on the chunk's inflight or waiting, on the copyset's held
     struct cg_list unapplied; // on the copyset's list
     struct cg_list attached;  // retries of the same request that came meanwhile, by `node`
     struct cg_list stalled;   // on store->stalled while there is no space to apply
@@ -144,17 +165,22 @@ struct cg_op {
     struct cg_mutation request;
     struct cg_chunk *chunk; // NULL for epochs
     enum cg_op_stage stage;
-    uint32_t first; // blocks locked
+    uint32_t first; // blocks, locked or to be locked
     uint32_t count;
+    bool locked;
     bool answered;
     bool effect; // committed and to be applied
     bool applied;
+    bool raising;        // an epoch: local readers stand still until it is known
+    uint64_t term;       // of leadership, when it got its range
+    uint64_t held_until; // ns
+    uint64_t index;      // of the log entry, once it is logged
     struct cg_entry entry;
-    struct cg_proposal proposal;
-    struct iovec payload;
+    struct cg_log_entry *logged_entry; // holds the payload, once it is logged
+    struct cg_log_proposal proposal;
+    uint8_t *payload; // to be logged
     uint32_t payload_length;
-    const uint32_t *crcs;      // of the payload's blocks
-    struct cg_buffer *buffer;  // holds the payload
+    struct cg_buffer *buffer;  // holds the payload until it is logged
     struct cg_buffer *scratch; // what is merged, or compared with
     struct cg_block_read read;
     unsigned merge_step;
@@ -167,17 +193,17 @@ struct cg_op {
     bool close_there; // a deletion closes the file on the pool thread: we hold the last reference
     struct cg_file_op file_op;
     struct iovec file_iov;
-    uint8_t meta[CG_ENTRY_META_SIZE];
-    uint32_t own_crcs[CG_WAL_PAYLOAD_BLOCKS_MAX];
 };
 
 struct cg_read {
-    struct cg_list node; // free, or on the chunk's waiting_reads
+    struct cg_list node; // free, on the chunk's waiting_reads, or on the copyset's held_reads
     struct cg_store *store;
     struct cg_query query;
     struct cg_chunk *chunk;
     struct cg_buffer *buffer;
     struct cg_block_read blocks;
+    struct cg_log_read asked;
+    uint64_t held_until; // ns
 };
 
 struct cg_flush {
@@ -195,17 +221,18 @@ struct cg_flush {
 
 enum cg_checkpoint_stage {
     CG_CHECKPOINT_NONE,
-    CG_CHECKPOINT_CAPTURE, // waiting until what was proposed is committed and applied
+    CG_CHECKPOINT_CAPTURE, // waiting until what was captured is applied
     CG_CHECKPOINT_FLUSH,   // writing and syncing dirty chunks
     CG_CHECKPOINT_FOLDERS, // syncing folders, then the checkpoint file: on a pool thread
 };
 
 struct cg_checkpoint {
     enum cg_checkpoint_stage stage;
-    uint64_t lsn;
-    uint64_t records;  // proposals seen when it began
-    uint32_t copysets; // how many there were then
-    uint32_t settled;  // of those, from the first on, are captured and applied
+    uint64_t tail;      // of the log when it began
+    uint64_t lsn;       // from which a start has to read the log
+    uint64_t delivered; // store->delivered then
+    uint32_t copysets;  // how many there were then
+    uint32_t settled;   // of those, from the first on, are captured and applied
     bool advancing;
     bool abandoned;        // something is short for the moment: nothing will be recycled
     struct cg_list chunks; // to be flushed
@@ -295,9 +322,9 @@ struct cg_store {
     struct cg_disk *disk;
     struct cg_buffer_pool *pool;
     struct cg_wal *wal;
+    struct cg_log_disk *log_disk;
     struct cg_store_options options;
     struct cg_folder_format format;
-    bool replaying;
     int disk_error;
 
     struct cg_copyset *copysets[CG_COPYSETS_MAX];
@@ -319,14 +346,19 @@ struct cg_store {
     struct cg_list free_ops;
     uint32_t ops_made;
     uint32_t ops_active;
-    uint32_t ops_parked; // applied, waiting for an earlier one
+    uint32_t ops_parked;  // applied, waiting for an earlier one
+    uint32_t ops_decided; // in stage DECIDED
     struct cg_list free_reads;
     uint32_t reads_made;
     uint32_t reads_active;
-    uint32_t file_ops; // writebacks under way
+    uint32_t file_ops; // writebacks, the reading of metadata
     struct cg_list
         to_apply; // answered: applied at the end of the iteration, after the answers went
     struct cg_deferred apply_work;
+    struct cg_list blocked; // copysets whose log waits until an operation or a chunk can be had
+    struct cg_deferred resume_work;
+    bool delivering;           // what is let go of now is no news to the blocked
+    struct cg_list unloadable; // chunks: looked at again with the stalled
     struct cg_list stalled;
     uint32_t stalled_count;
     bool stall_told; // in the log, once until there is space again
@@ -334,12 +366,13 @@ struct cg_store {
     struct cg_timer tick;
     uint64_t slow_until_ns; // writes go to the pool threads until then
 
-    uint64_t logging_bytes; // proposed, not yet committed
+    uint64_t nonsense_told_ns;
+    uint64_t logging_bytes; // proposed here, not yet committed
     uint64_t claimed_bytes; // new blocks of what was proposed and is not in the chunk files yet
     uint32_t freeing_count; // operations that give space back once they are applied
     uint64_t looked_ns;     // when free_bytes was asked for
-    uint64_t proposals;
-    uint64_t free_bytes; // as of the last look, less what was allocated since
+    uint64_t delivered;     // entries, of all copysets
+    uint64_t free_bytes;    // as of the last look, less what was allocated since
     uint64_t total_bytes;
     struct cg_reserve reserve;
     struct cg_file_op reserve_op; // makes it grow
@@ -348,7 +381,8 @@ struct cg_store {
     bool reserve_told; // in the log, once until it is whole again
     uint64_t last_checkpoint_ns;
     uint64_t checkpoints;
-    uint64_t saved_proposals; // covered by the last checkpoint
+    uint64_t saved_delivered; // covered by the last checkpoint
+    uint64_t saved_tail;      // of the log, when it began
     uint64_t crc_errors;
     struct cg_checkpoint checkpoint;
     struct cg_bad_blocks bad;
@@ -380,8 +414,12 @@ int cg_store_settle_space(struct cg_store *store);
 // ---- chunk_cache.c
 int cg_chunk_cache_create(struct cg_store *store);
 void cg_chunk_cache_destroy(struct cg_store *store);
-// The chunk, with a reference; NULL if there is no room. It may be LOADING.
-struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id);
+// The chunk, with a reference; NULL if there is no room. It may be LOADING. `recovering`: for an
+// entry that may have been applied before the start, in part. So it may be in the file already, and
+// a metadata slot may have been torn.
+struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id, bool recovering);
+// Reads the metadata of a BROKEN chunk that is in use once more.
+void cg_chunk_reload(struct cg_chunk *chunk);
 // The chunk if it is in memory, without a reference.
 struct cg_chunk *cg_chunk_find(const struct cg_copyset *copyset, uint64_t id);
 void cg_chunk_put(struct cg_chunk *chunk);
@@ -424,34 +462,83 @@ void cg_block_read_start(struct cg_block_read *read);
 // Looks again at reads that waited.
 void cg_reads_pump(struct cg_chunk *chunk);
 void cg_reads_fail(struct cg_chunk *chunk, cg_status status);
+void cg_reads_destroy(struct cg_store *store);
+// Answers it without data.
+void cg_read_end(struct cg_read *read, cg_status status);
+// A leader was found: starts the read, or redirects it.
+void cg_read_released(struct cg_read *read);
+
+// ---- leadership.c
+enum cg_gate {
+    CG_GATE_OPEN,     // this replica leads and is ready
+    CG_GATE_HOLD,     // there is no leader that is ready, or it is not known
+    CG_GATE_REDIRECT, // another one leads
+};
+enum cg_gate cg_leadership_gate(const struct cg_copyset *copyset);
+// Keeps it until there is a leader, or CG_HOLD_NS have passed.
+void cg_leadership_hold(struct cg_op *op);
+void cg_leadership_hold_read(struct cg_read *read);
+void cg_leadership_changed(struct cg_copyset *copyset);
+// Ends what is held.
+void cg_leadership_fail(struct cg_copyset *copyset, cg_status status);
+void cg_leadership_timer(struct cg_timer *timer);
 
 // ---- mutate.c
+// Whether cg_op_alloc has one without asking for memory, or may ask.
+bool cg_op_available(const struct cg_store *store);
 struct cg_op *cg_op_alloc(struct cg_store *store);
 void cg_op_free(struct cg_op *op);
 // Its new blocks are in the chunk file, or will never be; the space it gives back is back.
 void cg_op_unclaim(struct cg_op *op);
 // Calls `done` of the operation and of those attached to it.
 void cg_op_answer(struct cg_op *op, cg_status status);
+// A leader was found: goes on with an operation that was held, or redirects it.
+void cg_op_released(struct cg_op *op);
+// The range is locked, by others or those that came before it.
+bool cg_op_must_wait(const struct cg_op *op);
+void cg_op_lock(struct cg_op *op);
+// Unlocks the range if it is locked and lets go of the chunk.
+void cg_op_unlock(struct cg_op *op);
 // Starts waiting operations whose range is free now.
 void cg_ops_pump(struct cg_chunk *chunk);
+// Ends those that are not committed.
 void cg_ops_fail_waiting(struct cg_chunk *chunk, cg_status status);
-// Unlocks the range and lets go of the chunk.
-void cg_op_unlock(struct cg_op *op);
-
+// Local readers stand still while a leader raises an epoch; nothing for other operations.
+void cg_op_raise_begin(struct cg_op *op);
+void cg_op_raise_end(struct cg_op *op);
 // Ends an operation that was not committed; unlocks its range if it holds one.
 void cg_op_end(struct cg_op *op, cg_status status, uint32_t mismatch);
+void cg_ops_destroy(struct cg_store *store);
 
 // ---- merge.c
 // The range is locked: takes the operation up to the log, or ends it.
 void cg_op_start(struct cg_op *op);
 
+// ---- deliver.c
+// Events of the copyset's log.
+bool cg_deliver(void *context, struct cg_log_entry *entry, struct cg_log_proposal *proposal);
+void cg_proposal_failed(struct cg_log_proposal *proposal, int error);
+void cg_deliver_resume(struct cg_deferred *deferred);
+// Something was let go of: copysets whose log waits for that may go on.
+void cg_deliver_unblock(struct cg_store *store);
+// The chunk's metadata cannot be had now: what is committed waits.
+void cg_deliver_unloadable(struct cg_chunk *chunk);
+// The disk is retired: lets go of what waits for its range.
+void cg_deliver_give_up(struct cg_chunk *chunk);
+// All that may have been applied before the start has been applied since.
+bool cg_copyset_recovered(struct cg_copyset *copyset);
+
 // ---- apply.c
-// An entry is committed: decides by epoch and window whether it takes effect, answers, applies.
-void cg_op_committed(struct cg_op *op);
+// The range of an operation with effect is locked: it is applied at the end of the iteration, after
+// the answers went.
+void cg_op_apply(struct cg_op *op);
+// Its effect is promised: reads wait from now on.
+void cg_op_announce(struct cg_op *op);
+// It is applied, or has no effect.
+void cg_op_applied(struct cg_op *op);
 void cg_apply_work(struct cg_deferred *deferred);
 void cg_stall_timer(struct cg_timer *timer);
-void cg_reads_destroy(struct cg_store *store);
-void cg_ops_destroy(struct cg_store *store);
+void cg_stall_arm(struct cg_store *store);
 
 // ---- copyset.c
 int cg_copyset_create(struct cg_store *store, uint32_t pool, uint32_t id, struct cg_copyset **out);
@@ -459,21 +546,26 @@ void cg_copyset_destroy(struct cg_copyset *copyset);
 void cg_copyset_folder(const struct cg_copyset *copyset, char out[CG_CHUNK_PATH_MAX]);
 int cg_copysets_scan(struct cg_store *store, char *error, size_t error_size);
 struct cg_copyset *cg_copyset_of_group(struct cg_store *store, uint64_t group);
+// Makes the log of a copyset whose member is known, from `base`.
+int cg_copyset_make_log(struct cg_copyset *copyset);
 
 // ---- checkpoint.c
 int cg_checkpoint_create(struct cg_store *store);
 void cg_checkpoint_destroy(struct cg_store *store);
-// An entry of `copyset` was committed and decided upon.
-void cg_checkpoint_committed(struct cg_copyset *copyset);
+// An entry was delivered: is it time for one?
+void cg_checkpoint_delivered(struct cg_store *store);
 // The disk was retired.
 void cg_checkpoint_cancel(struct cg_store *store);
 void cg_checkpoint_advance(struct cg_store *store);
-// Writes and syncs the metadata of one chunk now, driving the reactor (replay only).
-int cg_checkpoint_flush_now(struct cg_chunk *chunk);
 int cg_checkpoint_restore(struct cg_store *store, uint64_t *lsn, char *error, size_t error_size);
 
 // ---- replay.c
-// Opens the log and applies what the checkpoint does not cover.
+// Opens the log and gives each copyset's its records.
 int cg_store_replay(struct cg_store *store, uint64_t from_lsn, char *error, size_t error_size);
+// Gives the log what replay kept, for a folder that has a member now.
+int cg_replay_kept(struct cg_copyset *copyset);
+// Where the log has to be kept from for it; UINT64_MAX: nowhere.
+uint64_t cg_replay_kept_lsn(const struct cg_copyset *copyset);
+void cg_replay_forget(struct cg_copyset *copyset);
 
 #endif

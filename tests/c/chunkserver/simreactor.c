@@ -90,9 +90,13 @@ void cg_timer_disarm(struct cg_timer *timer) {
     }
 }
 
-// Only a log that closes waits: for operations that are under way.
+// For operations that are under way; time stands still.
 int cg_reactor_wait(struct cg_reactor *reactor, uint64_t timeout_ns) {
     (void)timeout_ns;
+    if (!cg_list_empty(&reactor->deferred)) {
+        simreactor_iterate(reactor);
+        return 1;
+    }
     if (!simdisk_step(reactor->sim)) {
         return -ETIME;
     }

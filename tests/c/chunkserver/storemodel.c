@@ -525,6 +525,19 @@ static void settle(struct storemodel *model) {
     }
 }
 
+// New replicas find out that they are alone, old ones have applied what they hold.
+static void until_led(struct storemodel *model) {
+    for (uint32_t i = 0; i < MODEL_COPYSETS; i++) {
+        struct cg_copyset *copyset = cg_store_copyset(model->store, 1, i + 1);
+        for (unsigned turns = 0; !cg_copyset_leads(copyset); turns++) {
+            step(model);
+            if (turns > 3000) {
+                storemodel_fail(model, "a replica that is alone does not lead");
+            }
+        }
+    }
+}
+
 int storemodel_open(struct storemodel *model) {
     model->reactor = simreactor_create(model->sim);
     if (cg_buffer_pool_create(64U << 20, &model->pool) != 0) {
@@ -539,10 +552,16 @@ int storemodel_open(struct storemodel *model) {
         return result;
     }
     for (uint32_t i = 0; i < MODEL_COPYSETS; i++) {
-        if (cg_store_add_copyset(model->store, 1, i + 1) != 0) {
+        static const uint64_t self = 1;
+        struct cg_copyset_spec spec = {
+            .pool = 1, .copyset = i + 1, .self = self, .founders = &self, .founder_count = 1};
+        int added = cg_store_add_copyset(model->store, &spec);
+        if (added != 0) {
+            snprintf(model->error, sizeof(model->error), "%s", strerror(-added));
             storemodel_fail(model, "cannot add a copyset");
         }
     }
+    until_led(model);
     settle(model);
     return 0;
 }

@@ -317,9 +317,10 @@ static void libcurves_captured_messages_are_answered_in_its_form(void **state) {
     }
     wire_send(f->fd, frame, head + 4096);
     uint8_t expected[64];
-    // Only the applied index is our own: it is 1 here, 1540 (840c) there.
+    // Only the applied index is our own: it is 2 here, behind the leader's first entry, and 1540
+    // (840c) there.
     size_t length =
-        from_hex("50525043000000110000000d1202080018002082808080902108001801", expected);
+        from_hex("50525043000000110000000d1202080018002082808080902108001802", expected);
     assert_int_equal(length, wire_receive(f->fd, reply, length));
     assert_memory_equal(expected, reply, length);
 
@@ -328,7 +329,7 @@ static void libcurves_captured_messages_are_answered_in_its_form(void **state) {
                     "388020",
                     frame);
     wire_send(f->fd, frame, head);
-    length = from_hex("5052504300001014000000101202080018002080808080804028802008001801", expected);
+    length = from_hex("5052504300001014000000101202080018002080808080804028802008001802", expected);
     assert_int_equal(length + 4096, wire_receive(f->fd, reply, length + 4096));
     assert_memory_equal(expected, reply, length);
     for (size_t i = 0; i < 4096; i++) {
@@ -641,7 +642,7 @@ static void the_host_reclaims_chunks_and_reads_counters(void **state) {
     struct fixture *f = *state;
     uint8_t data[4096] = {1};
     assert_int_equal(STATUS(SUCCESS), write_at(f, 1, 0, data, sizeof(data)));
-    assert_int_equal(1, cg_chunkserver_applied(f->server, 1, 11));
+    assert_int_equal(2, cg_chunkserver_applied(f->server, 1, 11)); // the leader's first, and ours
     assert_int_equal(-ENOENT, cg_chunkserver_applied(f->server, 1, 12));
     assert_int_equal(0, cg_chunkserver_reclaim(f->server, 1, 11, 1));
     assert_int_equal(STATUS(CHUNK_NOTEXIST), read_at(f, 1, 0, 4096));
