@@ -16,7 +16,6 @@
 #define INFLIGHT_BYTES_MAX      (8U << 20) // to one member
 #define UNCOMMITTED_ENTRIES_MAX 4096U
 #define READ_ROUNDS_MAX         64U
-#define TERMS_MAX               256U
 #define PROMOTE_LAG_MAX         1024U
 
 // The core takes messages with at most so many changes of the members; what is beyond comes again.
@@ -60,7 +59,7 @@ int log_core_create(struct cg_copyset_log *log, const struct cg_raft_restored *r
         .inflight_bytes_max = INFLIGHT_BYTES_MAX,
         .uncommitted_entries_max = UNCOMMITTED_ENTRIES_MAX,
         .reads_max = READ_ROUNDS_MAX,
-        .terms_max = TERMS_MAX,
+        .terms_max = LOG_TERMS_MAX,
         .promote_lag_max = PROMOTE_LAG_MAX,
         .quiesce_after_ns = disk->quiesce_after_ns,
         // Different in every member and at every start.

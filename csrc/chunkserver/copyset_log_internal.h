@@ -15,6 +15,8 @@
 #include "chunkserver/copyset_log_record.h"
 #include "chunkserver/log_disk_internal.h"
 
+#define LOG_TERMS_MAX 256U // runs of equal terms in the core's memory
+
 // A configuration and the index of the entry that brought it.
 struct log_config {
     struct cg_list node;

@@ -14,6 +14,10 @@
 // A sole member forgets what it has applied in steps of so many.
 #define ALONE_STEP 256U
 
+static uint64_t lower(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
 // ---- Checkpoints
 
 void cg_copyset_log_capture(const struct cg_copyset_log *log, uint64_t index,
@@ -34,12 +38,30 @@ void log_forget(struct cg_copyset_log *log, uint64_t index) {
     if (index > log->index.base) {
         log_index_compact(&log->index, index);
         cg_raft_compact(log->raft, index);
-        log->status.base_index = index;
+        cg_raft_status(log->raft, &log->status);
     }
 }
 
 static bool alone(const struct cg_copyset_log *log) {
     return cg_raft_config(log->raft)->count <= 1;
+}
+
+// Up to which index entries are given up early, whatever checkpoints keep: where nobody else needs
+// them, where they are too many, or where the core has no room for their terms, as after elections
+// in an idle group.
+static uint64_t given_up(const struct cg_copyset_log *log) {
+    const struct log_index *index = &log->index;
+    uint64_t applied = log->status.applied_index;
+    if (alone(log)) {
+        return applied - index->base >= ALONE_STEP ? applied : 0;
+    }
+    if (log->status.terms > LOG_TERMS_MAX / 2) {
+        return applied;
+    }
+    if (index->last - index->base > ENTRIES_KEPT_MAX) {
+        return lower(applied, index->base + (index->last - index->base) / 2);
+    }
+    return 0;
 }
 
 void cg_copyset_log_applied(struct cg_copyset_log *log, uint64_t index) {
@@ -48,16 +70,7 @@ void cg_copyset_log_applied(struct cg_copyset_log *log, uint64_t index) {
     if (index > log->status.applied_index) {
         log->status.applied_index = index;
     }
-    uint64_t applied = log->status.applied_index;
-    if (alone(log) ? applied - log->index.base >= ALONE_STEP
-                   : log->index.last - log->index.base > ENTRIES_KEPT_MAX) {
-        uint64_t half = log->index.base + (log->index.last - log->index.base) / 2;
-        log_forget(log, alone(log) || applied < half ? applied : half);
-    }
-}
-
-static uint64_t lower(uint64_t a, uint64_t b) {
-    return a < b ? a : b;
+    log_forget(log, given_up(log));
 }
 
 // Up to which index what a checkpoint contains can be forgotten.

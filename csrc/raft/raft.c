@@ -316,6 +316,7 @@ void cg_raft_status(const struct cg_raft *raft, struct cg_raft_status *out) {
         .durable_index = raft->durable_index,
         .commit_index = raft->commit_index,
         .applied_index = raft->applied_index,
+        .terms = raft->log.count,
         .quiet = raft->quiet,
     };
 }

@@ -303,6 +303,7 @@ struct cg_raft_status {
     uint64_t durable_index;
     uint64_t commit_index;
     uint64_t applied_index;
+    uint32_t terms; // runs of equal terms in the log, of options.terms_max
     bool quiet;
 };
 void cg_raft_status(const struct cg_raft *raft, struct cg_raft_status *out);

@@ -442,6 +442,21 @@ static void leadership_is_handed_over_without_a_pause(void **state) {
     logmodel_destroy(&model);
 }
 
+static void terms_of_many_leaders_do_not_fill_the_memory(void **state) {
+    (void)state;
+    logmodel_init(&model, 19, 3, CACHE);
+    for (unsigned i = 0; i < 400; i++) {
+        struct logmodel_member *leader = logmodel_leader(&model);
+        assert_int_equal(cg_copyset_log_transfer(leader->log, 1 + leader->id % 3), 0);
+        logmodel_run(&model, 10);
+    }
+    logmodel_write(&model, 20, 1);
+    assert_true(status_of(logmodel_leader(&model)).term > 300);
+    assert_true(status_of(logmodel_leader(&model)).base_index > 0);
+    logmodel_settle(&model);
+    logmodel_destroy(&model);
+}
+
 static void reads_are_answered_under_the_lease_and_by_asking(void **state) {
     (void)state;
     logmodel_init(&model, 15, 3, CACHE);
@@ -689,6 +704,7 @@ int main(void) {
         cmocka_unit_test(copying_that_is_given_up_leaves_the_log_as_it_was),
         cmocka_unit_test(entry_that_is_refused_is_offered_again),
         cmocka_unit_test(leadership_is_handed_over_without_a_pause),
+        cmocka_unit_test(terms_of_many_leaders_do_not_fill_the_memory),
         cmocka_unit_test(reads_are_answered_under_the_lease_and_by_asking),
         cmocka_unit_test(members_come_and_go),
         cmocka_unit_test(disk_error_silences_a_member_and_the_others_go_on),
