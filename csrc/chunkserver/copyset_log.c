@@ -316,7 +316,7 @@ static bool translate(struct cg_copyset_log *log, struct cg_raft_message *messag
     uint32_t config_count = 0;
     for (uint32_t i = 0; i < message->count; i++) {
         const struct cg_log_entry *entry = entries[i];
-        if (entry->index != message->prev_index + 1 + i) {
+        if (entry->index != message->prev_index + 1 + i || entry->type >= CG_WAL_TYPE_STATE) {
             return false;
         }
         struct cg_raft_entry *out = &log->disk->incoming[i];
@@ -328,11 +328,13 @@ static bool translate(struct cg_copyset_log *log, struct cg_raft_message *messag
             message->count = i;
             break;
         }
-        out->config = &configs[config_count];
-        if (cg_log_config_decode(entry->meta, entry->meta_length, &configs[config_count++]) !=
-            (int64_t)entry->meta_length) {
+        struct cg_raft_config *config = &configs[config_count++];
+        if (cg_log_config_decode(entry->meta, entry->meta_length, config) !=
+                (int64_t)entry->meta_length ||
+            config->count == 0) {
             return false;
         }
+        out->config = config;
     }
     message->entries = log->disk->incoming;
     return true;

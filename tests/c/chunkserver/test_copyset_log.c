@@ -257,6 +257,40 @@ static void deposed_leader_fails_its_proposals_and_takes_the_new_ones_entries(vo
     logmodel_destroy(&model);
 }
 
+static void receive_one(struct logmodel_member *to, const struct cg_copyset_log_status *status,
+                        uint32_t type, uint64_t index) {
+    const uint8_t meta[8] = {0};
+    struct cg_log_entry *entry =
+        cg_log_entry_make(type, status->term, index, meta, sizeof(meta), NULL, NULL, 0, NULL);
+    const struct cg_raft_message message = {
+        .type = CG_RAFT_APPEND,
+        .from = status->leader,
+        .to = to->id,
+        .term = status->term,
+        .prev_index = status->last_index,
+        .prev_term = status->term,
+        .count = 1,
+    };
+    cg_copyset_log_receive(to->log, &message, &entry);
+    cg_log_entry_unref(entry);
+}
+
+static void entries_that_are_none_are_refused(void **state) {
+    (void)state;
+    logmodel_init(&model, 20, 3, CACHE);
+    logmodel_write(&model, 20, 1);
+    logmodel_settle(&model);
+    struct logmodel_member *follower = follower_of(logmodel_leader(&model));
+    struct cg_copyset_log_status status = status_of(follower);
+    receive_one(follower, &status, CG_RECORD_STATE, status.last_index + 1);
+    receive_one(follower, &status, 1, status.last_index + 2);               // not after prev_index
+    receive_one(follower, &status, CG_ENTRY_CONFIG, status.last_index + 1); // of no members
+    assert_int_equal(status_of(follower).last_index, status.last_index);
+    receive_one(follower, &status, 1, status.last_index + 1);
+    assert_int_equal(status_of(follower).last_index, status.last_index + 1);
+    logmodel_destroy(&model);
+}
+
 // ---- Memory and the log on disk
 
 static void slow_follower_is_served_from_the_disk(void **state) {
@@ -697,6 +731,7 @@ int main(void) {
         cmocka_unit_test(follower_that_lost_power_catches_up),
         cmocka_unit_test(nothing_acknowledged_is_lost_when_all_lose_power),
         cmocka_unit_test(deposed_leader_fails_its_proposals_and_takes_the_new_ones_entries),
+        cmocka_unit_test(entries_that_are_none_are_refused),
         cmocka_unit_test(slow_follower_is_served_from_the_disk),
         cmocka_unit_test(checkpoint_keeps_what_lagging_members_need),
         cmocka_unit_test(member_that_needs_recycled_entries_is_copied_the_state),
