@@ -10,17 +10,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "chunkserver/chunkserver_internal.h"
 
-#define MEMORY_DEFAULT  (UINT64_C(64) << 20)
+#define MEMORY_DEFAULT (UINT64_C(96) << 20)
+// Of entries in the logs' memory, whose buffers are the clients' and the peers'.
+#define LOG_CACHE_MAX (UINT64_C(32) << 20)
+// For what comes from peers: entries of a frame share a buffer, which is as large as the next power
+// of two, so that the cache may hold several times what it counts.
+#define PEERS_MEMORY    (UINT64_C(160) << 20)
 #define RESERVE_DEFAULT (UINT64_C(64) << 20)
 #define POOL_THREADS    4U // a checkpoint's two, one for writes, one for the scrub
 #define LISTENERS_MAX   16U
 #define STOP_POLL_NS    (2 * CG_NS_PER_MS)
 #define STOP_LIMIT_NS   (20 * CG_NS_PER_S) // then the log keeps what is left
+#define HAND_OVER_NS    (500 * CG_NS_PER_MS)
 
 // ---- Listening
 
@@ -105,7 +113,60 @@ static void open_door(struct cg_chunkserver *server) {
     }
 }
 
+// ---- What the store tells, and the peers
+
+static void role_changed(void *context, struct cg_copyset *copyset) {
+    struct cg_chunkserver *server = context;
+    uint64_t one = 1;
+    (void)copyset;
+    // It can only fail when the counter is full: then the descriptor has been readable for long.
+    ssize_t n = write(server->event_fd, &one, sizeof(one));
+    (void)n;
+}
+
+static void send_message(void *context, uint64_t group, const struct cg_raft_message *message,
+                         struct cg_log_entry *const *entries) {
+    struct cg_chunkserver *server = context;
+    cg_peers_send(server->peers, group, message, entries);
+}
+
+static bool received(void *context, uint64_t group, const struct cg_raft_message *message,
+                     struct cg_log_entry *const *entries) {
+    struct cg_chunkserver *server = context;
+    return cg_store_receive(server->store, group, message, entries);
+}
+
+static void connection(void *context, uint32_t chunkserver, bool up) {
+    struct cg_chunkserver *server = context;
+    if (server->server != NULL) { // else the store is being opened or closed
+        cg_store_peer(server->store, chunkserver, up);
+    }
+}
+
 // ---- The thread
+
+static int open_pools(struct cg_chunkserver *server) {
+    uint64_t memory = server->options.memory_bytes;
+    int result = cg_buffer_pool_create(memory != 0 ? memory : MEMORY_DEFAULT, &server->pool);
+    if (result == 0) {
+        result = cg_buffer_pool_create(PEERS_MEMORY, &server->peers_pool);
+    }
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot make the buffer pools: %s",
+                 strerror(-result));
+    }
+    return result;
+}
+
+static int open_peers(struct cg_chunkserver *server) {
+    struct cg_peers_events events = {
+        .received = received, .connection = connection, .context = server};
+    int result = cg_peers_create(server->reactor, server->peers_pool, &events, &server->peers);
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot make the peers: %s", strerror(-result));
+    }
+    return result;
+}
 
 static int open_store(struct cg_chunkserver *server) {
     const struct cg_chunkserver_options *options = &server->options;
@@ -123,19 +184,24 @@ static int open_store(struct cg_chunkserver *server) {
                  result == -EBUSY ? "another process uses it" : strerror(-result));
         return result;
     }
-    result = cg_buffer_pool_create(
-        options->memory_bytes != 0 ? options->memory_bytes : MEMORY_DEFAULT, &server->pool);
+    result = open_pools(server);
+    if (result == 0) {
+        result = open_peers(server);
+    }
     if (result != 0) {
-        snprintf(server->error, server->error_size, "cannot make the buffer pool: %s",
-                 strerror(-result));
         return result;
     }
+    uint64_t memory = options->memory_bytes != 0 ? options->memory_bytes : MEMORY_DEFAULT;
     struct cg_store_options store_options = {
         .reserve_bytes = options->reserve_bytes != 0 ? options->reserve_bytes : RESERVE_DEFAULT,
         .wal_bytes = options->wal_bytes,
         .scrub_rate = options->scrub_rate,
         .scrub_period_s = options->scrub_period_s,
         .share_folder = options->folder,
+        .send = send_message,
+        .send_context = server,
+        .log_cache_bytes = memory / 2 < LOG_CACHE_MAX ? memory / 2 : LOG_CACHE_MAX,
+        .events = {.role_changed = role_changed, .context = server},
     };
     char why[512] = "";
     result = cg_store_open(server->disk, server->reactor, server->pool, &store_options,
@@ -149,9 +215,11 @@ static int open_store(struct cg_chunkserver *server) {
 static int open_service(struct cg_chunkserver *server) {
     cg_service_init(&server->service, server->store, server->pool, server->reactor,
                     server->options.inflight_max);
+    memcpy(server->methods, server->service.methods, sizeof(server->service.methods));
+    cg_peers_methods(server->peers, &server->methods[CG_SERVICE_METHODS]);
     struct cg_server_options options = {
-        .methods = server->service.methods,
-        .method_count = CG_SERVICE_METHODS,
+        .methods = server->methods,
+        .method_count = CG_SERVICE_METHODS + CG_PEERS_METHODS,
         .pool = server->pool,
         .health = cg_service_health,
         .health_context = &server->service,
@@ -186,6 +254,7 @@ static void format_uuid(const uint8_t *in, char out[37]) {
 static void close_all(struct cg_chunkserver *server) {
     if (server->server != NULL) {
         cg_server_destroy(server->server);
+        server->server = NULL;
     }
     if (server->store != NULL) {
         // Requests without a connection still have to end.
@@ -196,9 +265,9 @@ static void close_all(struct cg_chunkserver *server) {
         }
         cg_store_close(server->store);
     }
-    if (server->pool != NULL) {
-        cg_buffer_pool_destroy(server->pool);
-    }
+    cg_peers_destroy(server->peers);
+    cg_buffer_pool_destroy(server->peers_pool);
+    cg_buffer_pool_destroy(server->pool);
     if (server->disk != NULL) {
         cg_disk_close(server->disk);
     }
@@ -236,6 +305,9 @@ static void *thread_main(void *argument) {
 // ---- Starting and stopping
 
 static void free_server(struct cg_chunkserver *server) {
+    if (server->event_fd >= 0) {
+        close(server->event_fd);
+    }
     if (server->reactor != NULL) {
         cg_reactor_destroy(server->reactor);
     }
@@ -258,7 +330,8 @@ static struct cg_chunkserver *make_server(const struct cg_chunkserver_options *o
     server->options.folder = strdup(options->folder);
     server->options.listen = strdup(options->listen);
     server->options.advertise = options->advertise != NULL ? strdup(options->advertise) : NULL;
-    if (server->options.folder == NULL || server->options.listen == NULL ||
+    server->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (server->options.folder == NULL || server->options.listen == NULL || server->event_fd < 0 ||
         (options->advertise != NULL && server->options.advertise == NULL)) {
         free_server(server);
         return NULL;
@@ -305,6 +378,11 @@ static void stop_step(struct cg_timer *timer) {
     struct cg_store *store = server->store;
     uint64_t now = cg_reactor_now(server->reactor);
     bool late = now > server->stop_deadline_ns;
+    if (server->stop_stage == STOP_HAND_OVER &&
+        (now > server->hand_over_deadline_ns || !cg_handing_over(server))) {
+        server->stop_stage = STOP_DRAIN;
+        server->service.stopping = true;
+    }
     if (server->stop_stage == STOP_DRAIN && (late || server->service.inflight == 0)) {
         server->stop_stage = STOP_APPLY;
         cg_store_stop(store);
@@ -322,9 +400,10 @@ static void stop_step(struct cg_timer *timer) {
 
 static void begin_stop(struct cg_host_call *call) {
     struct cg_chunkserver *server = call->server;
-    server->service.stopping = true;
     cg_store_scrub_stop(server->store);
-    server->stop_stage = STOP_DRAIN;
+    cg_hand_over_all(server);
+    server->stop_stage = STOP_HAND_OVER;
+    server->hand_over_deadline_ns = cg_reactor_now(server->reactor) + HAND_OVER_NS;
     server->stop_deadline_ns = cg_reactor_now(server->reactor) + STOP_LIMIT_NS;
     server->stop_timer.fire = stop_step;
     stop_step(&server->stop_timer);
@@ -336,6 +415,10 @@ void cg_chunkserver_stop(struct cg_chunkserver *server) {
     cg_host_call(server, &call);
     pthread_join(server->thread, NULL);
     free_server(server);
+}
+
+int cg_chunkserver_event_fd(const struct cg_chunkserver *server) {
+    return server->event_fd;
 }
 
 void cg_chunkserver_uuid(const struct cg_chunkserver *server, char out[37]) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // A chunkserver as its host process sees it: one disk folder, one reactor thread that serves
-// ChunkService and CliService2 over baidu_std. The calls below may come from any thread; they hand
-// the work to the reactor and wait for it, so they may block for as long as a durable write takes.
+// ChunkService, CliService2 and RaftService over baidu_std. The calls below may come from any
+// thread; they hand the work to the reactor and wait for it, so they may block for as long as a
+// durable write takes.
 #ifndef CG_CHUNKSERVER_CHUNKSERVER_H
 #define CG_CHUNKSERVER_CHUNKSERVER_H
 
@@ -10,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "chunkserver/copyset_log.h"
+#include "chunkserver/peers.h"
 #include "chunkserver/store.h"
 
 struct cg_chunkserver;
@@ -42,14 +45,49 @@ void cg_chunkserver_uuid(const struct cg_chunkserver *server, char out[37]);
 // The endpoint that was bound, "ip:port" (the first TCP one; else the unix path).
 void cg_chunkserver_address(const struct cg_chunkserver *server, char *out, size_t size);
 
-// Creates the copyset durably if it is not there. Returns 0 or -errno.
-int cg_chunkserver_add_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset);
+// An eventfd that becomes readable when who leads, the term or the members of any copyset have
+// changed. Open until cg_chunkserver_stop.
+int cg_chunkserver_event_fd(const struct cg_chunkserver *server);
+
+// Where a chunkserver of the cluster is, this one included: "ip:port". May block to resolve a name.
+// 0, -EINVAL, -EHOSTUNREACH, or as cg_peers_set.
+int cg_chunkserver_set_peer(struct cg_chunkserver *server, uint32_t chunkserver,
+                            const char *address);
+
+// ---- Copysets
+
+// As cg_store_add_copyset: makes the replica durably if it is not there.
+int cg_chunkserver_add_copyset(struct cg_chunkserver *server, const struct cg_copyset_spec *spec);
+
+// Deletes the replica, which the copyset has removed as a member. 0 (also if it is not there),
+// -EEXIST if it is there as another member than `member`, -ENOTSUP, or the disk's error.
+int cg_chunkserver_remove_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
+                                  uint64_t member);
+
+// Begins a change of the members, or hands leadership over: as cg_copyset_log_change and
+// cg_copyset_log_transfer; -ENOENT if the copyset is not here.
+int cg_chunkserver_change(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
+                          enum cg_raft_change kind, uint64_t member);
+int cg_chunkserver_transfer(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
+                            uint64_t member);
+
+struct cg_chunkserver_copyset {
+    uint32_t pool;
+    uint32_t copyset;
+    uint64_t member; // 0: of an earlier version, waits for cg_chunkserver_add_copyset
+    struct cg_copyset_log_status log; // zeros if `member` is 0
+};
+
+// The replicas here, at most `max`; returns how many there are.
+uint32_t cg_chunkserver_copysets(struct cg_chunkserver *server, struct cg_chunkserver_copyset *out,
+                                 uint32_t max);
 
 // Raises a volume's epoch in every copyset through the log; a lower one than known changes nothing.
+// -EAGAIN: not everywhere yet.
 int cg_chunkserver_raise_epoch(struct cg_chunkserver *server, uint64_t file_id, uint64_t epoch);
 
 // Deletes a chunk that the MDS has given up (its id is never used again). 0 also if it is not
-// there.
+// there. -EPERM: this replica does not lead.
 int cg_chunkserver_reclaim(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
                            uint64_t chunk);
 
@@ -66,9 +104,11 @@ struct cg_chunkserver_stats {
     uint64_t wal_batches, wal_records, wal_bytes, wal_used, wal_capacity;
     uint64_t checkpoints;
     uint64_t capacity_bytes, free_bytes;
-    uint32_t copysets, connections;
+    uint32_t copysets, leaders, connections;
     int disk_error; // 0, or the errno that retired the disk
     struct cg_scrub_stats scrub;
+    struct cg_peers_stats peers;
+    struct cg_log_disk_stats log;
 };
 void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out);
 

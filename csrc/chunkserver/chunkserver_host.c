@@ -36,6 +36,8 @@ static int errno_of(cg_status status) {
         return 0;
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_OVERLOAD:
         return -EAGAIN;
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_REDIRECTED:
+        return -EPERM;
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_NOSPACE:
         return -ENOSPC;
     default:
@@ -51,23 +53,6 @@ static void mutation_done(void *user, const struct cg_mutation_result *result) {
     if (--call->waiting == 0) {
         cg_host_finish(call);
     }
-}
-
-static void add_copyset(struct cg_host_call *call) {
-    // A group of its own: the only replica.
-    static const uint64_t self = 1;
-    struct cg_copyset_spec spec = {.pool = call->pool,
-                                   .copyset = call->copyset,
-                                   .self = self,
-                                   .founders = &self,
-                                   .founder_count = 1};
-    call->result = cg_store_add_copyset(call->server->store, &spec);
-    cg_host_finish(call);
-}
-
-int cg_chunkserver_add_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
-    struct cg_host_call call = {.run = add_copyset, .pool = pool, .copyset = copyset};
-    return cg_host_call(server, &call);
 }
 
 static void raise_epoch(struct cg_host_call *call) {
@@ -144,6 +129,14 @@ uint32_t cg_chunkserver_bad_blocks(struct cg_chunkserver *server, struct cg_bad_
     return call.max;
 }
 
+static uint32_t count_leaders(struct cg_store *store) {
+    uint32_t leaders = 0;
+    for (uint32_t i = 0; i < cg_store_copyset_count(store); i++) {
+        leaders += cg_copyset_leads(cg_store_copyset_at(store, i));
+    }
+    return leaders;
+}
+
 static void collect_stats(struct cg_host_call *call) {
     struct cg_chunkserver *server = call->server;
     struct cg_store_stats store;
@@ -168,10 +161,13 @@ static void collect_stats(struct cg_host_call *call) {
         .capacity_bytes = store.capacity_bytes,
         .free_bytes = store.free_bytes,
         .copysets = store.copysets,
+        .leaders = count_leaders(server->store),
         .connections = rpc.connections,
         .disk_error = store.disk_error,
         .scrub = store.scrub,
+        .log = store.log,
     };
+    cg_peers_stats(server->peers, &call->stats->peers);
     cg_host_finish(call);
 }
 

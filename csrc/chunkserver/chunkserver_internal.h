@@ -9,11 +9,13 @@
 
 #include "base/disk.h"
 #include "chunkserver/chunkserver.h"
+#include "chunkserver/peers.h"
 #include "chunkserver/service.h"
 #include "rpc/server.h"
 
 enum cg_stop_stage {
     STOP_NOT,
+    STOP_HAND_OVER,  // others take the lead of what this server leads
     STOP_DRAIN,      // requests in flight end
     STOP_APPLY,      // what was committed is applied; the other replicas go on alone
     STOP_CHECKPOINT, // what was applied is saved
@@ -31,13 +33,18 @@ struct cg_chunkserver {
     struct cg_reactor *reactor;
     struct cg_disk *disk;
     struct cg_buffer_pool *pool;
+    struct cg_buffer_pool *peers_pool;
+    struct cg_peers *peers;
     struct cg_store *store;
     struct cg_server *server;
     struct cg_service service;
+    struct cg_server_method methods[CG_SERVICE_METHODS + CG_PEERS_METHODS];
+    int event_fd;
     char uuid[37];
     char address[CG_ENDPOINT_TEXT_MAX];
     enum cg_stop_stage stop_stage;
     uint64_t stop_deadline_ns;
+    uint64_t hand_over_deadline_ns;
     struct cg_timer stop_timer;
 };
 
@@ -58,6 +65,12 @@ struct cg_host_call {
     struct cg_bad_block *bad_blocks;
     uint32_t max;
     int64_t applied;
+    uint64_t member;
+    const struct cg_copyset_spec *spec;
+    enum cg_raft_change change;
+    const char *address;
+    const struct cg_endpoint *endpoint;
+    struct cg_chunkserver_copyset *copysets;
 };
 
 // Runs call->run on the reactor's thread and waits until cg_host_finish; returns call->result.
@@ -65,5 +78,13 @@ int cg_host_call(struct cg_chunkserver *server, struct cg_host_call *call);
 
 // The call is done: on the reactor's thread, in call->run or later.
 void cg_host_finish(struct cg_host_call *call);
+
+// ---- Leadership (chunkserver_replicas.c)
+
+// Asks another member to lead, for each copyset that this server leads and where somebody can.
+void cg_hand_over_all(struct cg_chunkserver *server);
+
+// True while somebody is about to take over.
+bool cg_handing_over(struct cg_chunkserver *server);
 
 #endif

@@ -225,6 +225,11 @@ const char *cg_peers_address(const struct cg_peers *peers, uint32_t chunkserver)
     return peer != NULL ? peer->address : NULL;
 }
 
+bool cg_peers_down(const struct cg_peers *peers, uint32_t chunkserver) {
+    const struct peer *peer = peers_find(peers, chunkserver);
+    return peer != NULL && peer->state == PEER_DOWN;
+}
+
 bool peers_open_channel(struct peer *peer) {
     struct cg_peers *peers = peer->peers;
     if (peer->channel != NULL) {

@@ -61,6 +61,9 @@ int cg_peers_set(struct cg_peers *peers, uint32_t chunkserver, const char *addre
 // NULL: unknown. Valid until cg_peers_set.
 const char *cg_peers_address(const struct cg_peers *peers, uint32_t chunkserver);
 
+// True if it was found not to answer.
+bool cg_peers_down(const struct cg_peers *peers, uint32_t chunkserver);
+
 // The channel for calls of the caller's own; NULL: the address is unknown. To be asked for at each
 // call: it changes with the address. Calls end with -ECONNRESET when the chunkserver is found dead.
 struct cg_channel *cg_peers_channel(struct cg_peers *peers, uint32_t chunkserver);

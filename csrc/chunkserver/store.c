@@ -283,6 +283,7 @@ uint32_t cg_store_bad_blocks(const struct cg_store *store, uint32_t from, struct
 void cg_store_stats(const struct cg_store *store, struct cg_store_stats *out) {
     out->scrub = scrub_stats(store);
     cg_wal_stats(store->wal, &out->wal);
+    cg_log_disk_stats(store->log_disk, &out->log);
     out->wal_used = cg_wal_used(store->wal);
     out->wal_capacity = cg_wal_capacity(store->wal);
     out->checkpoints = store->checkpoints;

@@ -273,6 +273,7 @@ uint32_t cg_store_bad_blocks(const struct cg_store *store, uint32_t from, struct
 struct cg_store_stats {
     struct cg_scrub_stats scrub;
     struct cg_wal_stats wal;
+    struct cg_log_disk_stats log;
     uint64_t wal_used, wal_capacity;
     uint64_t checkpoints;
     uint64_t capacity_bytes, free_bytes; // what is kept back counts as free

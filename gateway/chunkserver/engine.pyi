@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 class Scrub(NamedTuple):
     rate: int
@@ -22,6 +23,34 @@ class BadBlock(NamedTuple):
     file_id: int
     offset: int | None
 
+class Member(NamedTuple):
+    id: int
+    learner: bool
+
+class Progress(NamedTuple):
+    id: int
+    learner: bool
+    match: int
+    heard_ms_ago: int
+    copying: bool
+
+class Copyset(NamedTuple):
+    pool: int
+    copyset: int
+    member: int
+    role: str
+    ready: bool
+    term: int
+    leader: int
+    last_index: int
+    durable_index: int
+    commit_index: int
+    applied_index: int
+    members: tuple[Member, ...]
+    members_index: int
+    members_committed: bool
+    progress: tuple[Progress, ...]
+
 class Stats(NamedTuple):
     reads: int
     writes: int
@@ -39,9 +68,23 @@ class Stats(NamedTuple):
     capacity_bytes: int
     free_bytes: int
     copysets: int
+    leaders: int
     connections: int
     disk_error: int
     scrub: Scrub
+    raft_frames_sent: int
+    raft_messages_sent: int
+    raft_bytes_sent: int
+    raft_frames_received: int
+    raft_messages_received: int
+    raft_bytes_received: int
+    raft_messages_dropped: int
+    raft_frames_refused: int
+    raft_messages_strayed: int
+    peers_down: int
+    log_entries: int
+    log_bytes: int
+    log_fetches: int
 
 def set_log(level: str) -> None: ...
 
@@ -64,7 +107,22 @@ class Chunkserver:
     def uuid(self) -> str: ...
     @property
     def address(self) -> str: ...
-    def add_copyset(self, pool: int, copyset: int) -> None: ...
+    @property
+    def event_fd(self) -> int: ...
+    def set_peer(self, chunkserver: int, address: str) -> None: ...
+    def add_copyset(
+        self, pool: int, copyset: int, *, member: int, founders: Sequence[int] = ()
+    ) -> None: ...
+    def remove_copyset(self, pool: int, copyset: int, *, member: int) -> None: ...
+    def change_members(
+        self,
+        pool: int,
+        copyset: int,
+        change: Literal["add-learner", "promote", "remove"],
+        member: int,
+    ) -> None: ...
+    def transfer(self, pool: int, copyset: int, member: int) -> None: ...
+    def copysets(self) -> list[Copyset]: ...
     def raise_epoch(self, file_id: int, epoch: int) -> None: ...
     def reclaim(self, pool: int, copyset: int, chunk: int) -> None: ...
     def stats(self) -> Stats: ...

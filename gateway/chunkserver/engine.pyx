@@ -10,9 +10,11 @@ raises one of :mod:`gateway.errors`, a failed call OSError.
 import errno as _errno
 import os
 import threading
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 
 from gateway import errors
 
@@ -47,7 +49,79 @@ cdef extern from *:
     void cg_log_to_stderr_from(int lowest) noexcept nogil
 
 
+cdef extern from "raft/raft.h" nogil:
+    const uint32_t CG_RAFT_MEMBERS_MAX
+
+    struct cg_raft_member:
+        uint64_t id
+        bint learner
+
+    struct cg_raft_config:
+        uint32_t count
+        cg_raft_member member[9]
+
+    enum cg_raft_change:
+        CG_RAFT_ADD_LEARNER
+        CG_RAFT_PROMOTE
+        CG_RAFT_REMOVE
+
+    struct cg_raft_progress_t "cg_raft_progress":
+        uint64_t match
+        uint64_t heard_ns
+        bint learner
+        bint snapshot
+
+
+cdef extern from "chunkserver/copyset_log.h" nogil:
+    struct cg_copyset_log_peer_status:
+        uint64_t id
+        cg_raft_progress_t progress
+
+    struct cg_copyset_log_status_t "cg_copyset_log_status":
+        int role
+        bint ready
+        uint64_t term
+        uint64_t leader
+        uint64_t last_index
+        uint64_t durable_index
+        uint64_t commit_index
+        uint64_t applied_index
+        cg_raft_config config
+        uint64_t config_index
+        uint64_t now_ns
+        uint32_t peer_count
+        cg_copyset_log_peer_status peer[9]
+
+
+cdef extern from "chunkserver/log_disk.h" nogil:
+    struct cg_log_disk_stats_t "cg_log_disk_stats":
+        uint64_t cached_entries
+        uint64_t cached_bytes
+        uint64_t fetches
+
+
+cdef extern from "chunkserver/peers.h" nogil:
+    struct cg_peers_stats_t "cg_peers_stats":
+        uint64_t frames_sent
+        uint64_t messages_sent
+        uint64_t bytes_sent
+        uint64_t frames_received
+        uint64_t messages_received
+        uint64_t bytes_received
+        uint64_t messages_dropped
+        uint64_t frames_refused
+        uint64_t messages_strayed
+        uint32_t peers_down
+
+
 cdef extern from "chunkserver/store.h" nogil:
+    struct cg_copyset_spec:
+        uint32_t pool
+        uint32_t copyset
+        uint64_t self
+        const uint64_t *founders
+        uint32_t founder_count
+
     struct cg_scrub_stats:
         uint64_t rate
         bint running
@@ -110,16 +184,36 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
         uint64_t capacity_bytes
         uint64_t free_bytes
         uint32_t copysets
+        uint32_t leaders
         uint32_t connections
         int disk_error
         cg_scrub_stats scrub
+        cg_peers_stats_t peers
+        cg_log_disk_stats_t log
+
+    struct cg_chunkserver_copyset:
+        uint32_t pool
+        uint32_t copyset
+        uint64_t member
+        cg_copyset_log_status_t log
 
     int cg_chunkserver_start(
         const cg_chunkserver_options *options, cg_chunkserver **out, char *error, size_t error_size)
     void cg_chunkserver_stop(cg_chunkserver *server)
     void cg_chunkserver_uuid(const cg_chunkserver *server, char *out)
     void cg_chunkserver_address(const cg_chunkserver *server, char *out, size_t size)
-    int cg_chunkserver_add_copyset(cg_chunkserver *server, uint32_t pool, uint32_t copyset)
+    int cg_chunkserver_event_fd(const cg_chunkserver *server)
+    int cg_chunkserver_set_peer(
+        cg_chunkserver *server, uint32_t chunkserver, const char *address)
+    int cg_chunkserver_add_copyset(cg_chunkserver *server, const cg_copyset_spec *spec)
+    int cg_chunkserver_remove_copyset(
+        cg_chunkserver *server, uint32_t pool, uint32_t copyset, uint64_t member)
+    int cg_chunkserver_change(cg_chunkserver *server, uint32_t pool, uint32_t copyset,
+                              cg_raft_change kind, uint64_t member)
+    int cg_chunkserver_transfer(
+        cg_chunkserver *server, uint32_t pool, uint32_t copyset, uint64_t member)
+    uint32_t cg_chunkserver_copysets(
+        cg_chunkserver *server, cg_chunkserver_copyset *out, uint32_t max)
     int cg_chunkserver_raise_epoch(cg_chunkserver *server, uint64_t file_id, uint64_t epoch)
     int cg_chunkserver_reclaim(
         cg_chunkserver *server, uint32_t pool, uint32_t copyset, uint64_t chunk)
@@ -130,6 +224,12 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
         cg_chunkserver *server, cg_chunkserver_stats_t *out)
 
 
+_ROLES = ("follower", "pre-candidate", "candidate", "leader", "retired")
+_CHANGES = {
+    "add-learner": CG_RAFT_ADD_LEARNER,
+    "promote": CG_RAFT_PROMOTE,
+    "remove": CG_RAFT_REMOVE,
+}
 _LOG_LEVELS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _BACKENDS = {"auto": 0, "uring": 1, "epoll": 2}
 _UINT32_MAX = 2**32 - 1
@@ -171,6 +271,52 @@ class BadBlock(NamedTuple):
     """Bytes in the chunk; None: the chunk's metadata."""
 
 
+class Member(NamedTuple):
+    """A member of a copyset: the chunkserver's id in the low 32 bits of ``id``, above it the
+    incarnation that the MDS gave."""
+
+    id: int
+    learner: bool
+
+
+class Progress(NamedTuple):
+    """A member as its leader sees it."""
+
+    id: int
+    learner: bool
+    match: int
+    """Durable there and equal to the leader's log up to this index."""
+    heard_ms_ago: int
+    copying: bool
+    """It lacks entries that are gone, and is being sent the state."""
+
+
+class Copyset(NamedTuple):
+    """A replica on this chunkserver."""
+
+    pool: int
+    copyset: int
+    member: int
+    """Its member id; 0: its folder is of an earlier version and waits for add_copyset."""
+    role: str
+    """follower, pre-candidate, candidate, leader or retired."""
+    ready: bool
+    """It leads and serves."""
+    term: int
+    leader: int
+    """Member id; 0: unknown."""
+    last_index: int
+    durable_index: int
+    commit_index: int
+    applied_index: int
+    members: tuple[Member, ...]
+    """The last configuration in the log; empty while a joining replica knows none."""
+    members_index: int
+    members_committed: bool
+    progress: tuple[Progress, ...]
+    """Of the other members; where it leads."""
+
+
 class Stats(NamedTuple):
     """Counters since the start, and the state of log and disk; sizes in bytes."""
 
@@ -190,10 +336,31 @@ class Stats(NamedTuple):
     capacity_bytes: int
     free_bytes: int
     copysets: int
+    leaders: int
+    """Copysets that it leads and serves."""
     connections: int
     disk_error: int
     """0, or the errno that retired the disk."""
     scrub: Scrub
+    raft_frames_sent: int
+    raft_messages_sent: int
+    raft_bytes_sent: int
+    raft_frames_received: int
+    raft_messages_received: int
+    raft_bytes_received: int
+    raft_messages_dropped: int
+    """Not sent: no connection, or too much is under way."""
+    raft_frames_refused: int
+    """Rubbish, or damaged."""
+    raft_messages_strayed: int
+    """For copysets that are not here."""
+    peers_down: int
+    """Chunkservers that do not answer."""
+    log_entries: int
+    """Durable entries of the logs that are in memory."""
+    log_bytes: int
+    log_fetches: int
+    """Reads of the log on disk for entries that were not."""
 
 
 def set_log(level: str) -> None:
@@ -233,6 +400,42 @@ def _in_range(str name, object value, object highest):
             f"{name} is not from 0 to {highest}", context={name: value}
         )
     return value
+
+
+cdef _copyset(const cg_chunkserver_copyset *c):
+    """A replica as Python sees it."""
+    cdef const cg_copyset_log_status_t *log = &c.log
+    return Copyset(
+        pool=c.pool,
+        copyset=c.copyset,
+        member=c.member,
+        role=_ROLES[log.role],
+        ready=log.ready,
+        term=log.term,
+        leader=log.leader,
+        last_index=log.last_index,
+        durable_index=log.durable_index,
+        commit_index=log.commit_index,
+        applied_index=log.applied_index,
+        members=tuple(
+            Member(log.config.member[i].id, log.config.member[i].learner)
+            for i in range(log.config.count)
+        ),
+        members_index=log.config_index,
+        members_committed=log.config_index <= log.commit_index,
+        progress=tuple(
+            Progress(
+                id=log.peer[i].id,
+                learner=log.peer[i].progress.learner,
+                match=log.peer[i].progress.match,
+                heard_ms_ago=max(
+                    0, (<int64_t>(log.now_ns - log.peer[i].progress.heard_ns)) // 1000000
+                ),
+                copying=log.peer[i].progress.snapshot,
+            )
+            for i in range(log.peer_count)
+        ),
+    )
 
 
 cdef class Chunkserver:
@@ -332,15 +535,123 @@ cdef class Chunkserver:
         self._leave(0)
         return os.fsdecode(<bytes>text)
 
-    def add_copyset(self, pool: int, copyset: int) -> None:
-        """Creates the copyset durably if it is not there."""
-        cdef uint32_t c_pool = pool
-        cdef uint32_t c_copyset = copyset
+    @property
+    def event_fd(self) -> int:
+        """An eventfd that becomes readable when who leads, the term or the members of any copyset
+        have changed. The engine's; open until `stop`."""
+        cdef cg_chunkserver *server = self._enter()
+        cdef int descriptor = cg_chunkserver_event_fd(server)
+        self._leave(0)
+        return descriptor
+
+    def set_peer(self, chunkserver: int, address: str) -> None:
+        """Where a chunkserver of the cluster is, this one included: "ip:port"."""
+        cdef uint32_t c_chunkserver = _in_range("chunkserver", chunkserver, _UINT32_MAX)
+        address_bytes = os.fsencode(address)
+        cdef const char *c_address = address_bytes
         cdef int result
         cdef cg_chunkserver *server = self._enter()
         with nogil:
-            result = cg_chunkserver_add_copyset(server, c_pool, c_copyset)
+            result = cg_chunkserver_set_peer(server, c_chunkserver, c_address)
         self._leave(result)
+
+    def add_copyset(
+        self, pool: int, copyset: int, *, member: int, founders: Sequence[int] = ()
+    ) -> None:
+        """Makes the replica durably if it is not there.
+
+        `founders` are all members of a new copyset, `member` included; empty: the replica joins one
+        that is there. A folder of an earlier version is taken over if `member` is the only founder.
+        OSError with EEXIST: it is there as another member.
+        """
+        cdef uint64_t c_founders[9]
+        cdef cg_copyset_spec spec
+        if len(founders) > CG_RAFT_MEMBERS_MAX:
+            raise errors.InvalidArgumentError(
+                f"a copyset has at most {CG_RAFT_MEMBERS_MAX} members",
+                context={"pool": pool, "copyset": copyset, "founders": len(founders)},
+            )
+        for i, founder in enumerate(founders):
+            c_founders[i] = _in_range("founder", founder, _UINT64_MAX)
+        spec.pool = _in_range("pool", pool, _UINT32_MAX)
+        spec.copyset = _in_range("copyset", copyset, _UINT32_MAX)
+        spec.self = _in_range("member", member, _UINT64_MAX)
+        spec.founders = c_founders
+        spec.founder_count = len(founders)
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_add_copyset(server, &spec)
+        self._leave(result)
+
+    def remove_copyset(self, pool: int, copyset: int, *, member: int) -> None:
+        """Deletes a replica that the copyset has removed. No error if it is not there; OSError with
+        EEXIST if it is there as another member."""
+        cdef uint32_t c_pool = _in_range("pool", pool, _UINT32_MAX)
+        cdef uint32_t c_copyset = _in_range("copyset", copyset, _UINT32_MAX)
+        cdef uint64_t c_member = _in_range("member", member, _UINT64_MAX)
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_remove_copyset(server, c_pool, c_copyset, c_member)
+        self._leave(result)
+
+    def change_members(
+        self,
+        pool: int,
+        copyset: int,
+        change: Literal["add-learner", "promote", "remove"],
+        member: int,
+    ) -> None:
+        """Begins a change of the members at the leader; `copysets` tells when it is committed.
+
+        OSError: ENOENT not here, EPERM not the leader, EAGAIN later (the change before is not
+        committed, or the learner lags), EINVAL no such member or already one, ENOSPC too many.
+        """
+        cdef uint32_t c_pool = _in_range("pool", pool, _UINT32_MAX)
+        cdef uint32_t c_copyset = _in_range("copyset", copyset, _UINT32_MAX)
+        cdef uint64_t c_member = _in_range("member", member, _UINT64_MAX)
+        if change not in _CHANGES:
+            raise errors.InvalidArgumentError(
+                "the change is not one of " + ", ".join(_CHANGES), context={"change": change}
+            )
+        cdef cg_raft_change c_change = _CHANGES[change]
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_change(server, c_pool, c_copyset, c_change, c_member)
+        self._leave(result)
+
+    def transfer(self, pool: int, copyset: int, member: int) -> None:
+        """Begins to hand leadership over to `member`. OSError as for `change_members`."""
+        cdef uint32_t c_pool = _in_range("pool", pool, _UINT32_MAX)
+        cdef uint32_t c_copyset = _in_range("copyset", copyset, _UINT32_MAX)
+        cdef uint64_t c_member = _in_range("member", member, _UINT64_MAX)
+        cdef int result
+        cdef cg_chunkserver *server = self._enter()
+        with nogil:
+            result = cg_chunkserver_transfer(server, c_pool, c_copyset, c_member)
+        self._leave(result)
+
+    def copysets(self) -> list[Copyset]:
+        """The replicas here."""
+        cdef uint32_t room = 64
+        cdef uint32_t count
+        cdef cg_chunkserver_copyset *found
+        while True:
+            found = <cg_chunkserver_copyset *>calloc(room, sizeof(cg_chunkserver_copyset))
+            if found == NULL:
+                raise MemoryError
+            try:
+                server = self._enter()
+                with nogil:
+                    count = cg_chunkserver_copysets(server, found, room)
+                self._leave(0)
+                if count <= room:
+                    return [_copyset(&found[i]) for i in range(count)]
+                room = count
+            finally:
+                free(found)
 
     def raise_epoch(self, file_id: int, epoch: int) -> None:
         """Raises a volume's epoch in every copyset; a lower one than known changes nothing."""
@@ -387,6 +698,7 @@ cdef class Chunkserver:
             capacity_bytes=s.capacity_bytes,
             free_bytes=s.free_bytes,
             copysets=s.copysets,
+            leaders=s.leaders,
             connections=s.connections,
             disk_error=s.disk_error,
             scrub=Scrub(
@@ -403,6 +715,19 @@ cdef class Chunkserver:
                 bad_blocks=s.scrub.bad_blocks,
                 bad_blocks_more=s.scrub.bad_blocks_more,
             ),
+            raft_frames_sent=s.peers.frames_sent,
+            raft_messages_sent=s.peers.messages_sent,
+            raft_bytes_sent=s.peers.bytes_sent,
+            raft_frames_received=s.peers.frames_received,
+            raft_messages_received=s.peers.messages_received,
+            raft_bytes_received=s.peers.bytes_received,
+            raft_messages_dropped=s.peers.messages_dropped,
+            raft_frames_refused=s.peers.frames_refused,
+            raft_messages_strayed=s.peers.messages_strayed,
+            peers_down=s.peers.peers_down,
+            log_entries=s.log.cached_entries,
+            log_bytes=s.log.cached_bytes,
+            log_fetches=s.log.fetches,
         )
 
     def scrub(self, request: int) -> None:

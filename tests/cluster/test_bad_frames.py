@@ -54,6 +54,74 @@ def _chunk_request(operation: int, offset: int, size: int, *, sn: int = 1, chunk
 
 CHUNK = "curve.chunkserver.ChunkService"
 NAMES = "curve.mds.CurveFSService"
+RAFT = "copygate.RaftService"
+
+
+def _crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def _raft_message(kind: int, *, count: int = 0, group: int = 1 << 32 | 1, term: int = 1) -> bytes:
+    """A message of raft from member 9 to member 1, with the fields of the longest kind."""
+    fields = (0, 2, 3, 3, 4, 3, 4, 1)[kind & 7]
+    return struct.pack("<HHIQQQQ", kind, 0, count, group, 9, 1, term) + bytes(8 * fields)
+
+
+def _raft(
+    messages: bytes,
+    *,
+    count: int = 1,
+    version: int = 1,
+    length: int | None = None,
+    payload: bytes = b"",
+    declared: int | None = None,
+) -> bytes:
+    """A frame of raft messages with a right checksum, whatever else is wrong with it."""
+    rest = struct.pack(
+        "<IIIIQ",
+        version,
+        32 + len(messages) if length is None else length,
+        len(payload) if declared is None else declared,
+        count,
+        0,
+    )
+    rest += messages
+    message = b"CGRS" + struct.pack("<I", _crc32c(rest)) + rest
+    return _frame(RAFT, "Step", message, payload)
+
+
+def _bad_raft_frames(pick: random.Random) -> Iterator[tuple[str, bytes]]:
+    beat = _raft_message(5)
+    entry = struct.pack("<QIIII", 1, 1, 72, 4096, 0) + bytes(72) + struct.pack("<I", 7)
+    append = _raft_message(3, count=1)
+    yield "raft: nothing", _frame(RAFT, "Step", b"")
+    yield "raft: unknown method", _frame(RAFT, "Vote", beat)
+    yield "raft: random bytes", _frame(RAFT, "Step", pick.randbytes(5000), pick.randbytes(9000))
+    yield "raft: another version", _raft(beat, version=2)
+    yield "raft: a count of 4 billion", _raft(beat, count=0xFFFFFFFF)
+    yield "raft: more messages than there are", _raft(beat, count=2)
+    yield "raft: a length that is a lie", _raft(beat, length=0xFFFFFFFF)
+    yield "raft: payload that is a lie", _raft(beat, declared=1 << 30)
+    yield "raft: payload of nobody", _raft(beat, payload=bytes(4096))
+    yield "raft: an unknown copyset", _raft(_raft_message(5, group=1 << 40))
+    yield "raft: a stranger", _raft(beat)
+    yield "raft: a stranger's vote of the last term", _raft(_raft_message(1, term=2**64 - 1))
+    yield "raft: 4 billion entries", _raft(_raft_message(3, count=0xFFFFFFFF))
+    yield "raft: entries that are not there", _raft(_raft_message(3, count=1024))
+    yield "raft: an entry without its payload", _raft(append + entry)
+    yield "raft: a wrong checksum", _raft(append + entry, payload=bytes(4096))
+    for kind in range(12):
+        yield f"raft: message of kind {kind}", _raft(_raft_message(kind))
+    for number in range(20):
+        broken = bytearray(_raft(append + entry, payload=bytes(4096)))
+        for _ in range(pick.randint(1, 4)):
+            broken[pick.randrange(len(broken))] = pick.randrange(256)
+        yield f"raft: flipped bytes {number}", bytes(broken)
 
 
 def _bad_frames(pick: random.Random) -> Iterator[tuple[str, bytes]]:
@@ -137,7 +205,8 @@ def test_bad_frames_on_every_port_harm_nobody(stack: Stack) -> None:
     writer = Writer(gateway.uri, default_layout(3 << 30), seed=4).start()
     wait_until(lambda: writer.stats.acknowledged > 200, 30, "load")
     pick = random.Random(99)
-    for number, (what, data) in enumerate(_bad_frames(pick)):
+    frames = [*_bad_frames(pick), *_bad_raft_frames(pick)]
+    for number, (what, data) in enumerate(frames):
         for port in (stack.mds_port, stack.grpc_port, stack.chunkserver_port):
             _send(port, data, close_hard=number % 3 == 0)
         writer.check()

@@ -61,7 +61,10 @@ static void start(struct fixture *f) {
     if (result != 0) {
         fail_msg("start: %d %s", result, error);
     }
-    assert_int_equal(0, cg_chunkserver_add_copyset(f->server, 1, 11));
+    const uint64_t founder = 1;
+    const struct cg_copyset_spec spec = {
+        .pool = 1, .copyset = 11, .self = 1, .founders = &founder, .founder_count = 1};
+    assert_int_equal(0, cg_chunkserver_add_copyset(f->server, &spec));
     char address[128];
     cg_chunkserver_address(f->server, address, sizeof(address));
     f->fd = wire_connect(address);

@@ -2,6 +2,8 @@
 #include "wireclient.h"
 
 #include <assert.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pb_decode.h>
 #include <pb_encode.h>
 #include <poll.h>
@@ -27,6 +29,9 @@ int wire_connect(const char *address) {
     MUST(cg_endpoint_parse(address, &endpoint) == 0);
     int fd = socket(endpoint.address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     MUST(fd >= 0);
+    int on = 1; // a request is sent in pieces
+    MUST(endpoint.address.ss_family == AF_UNIX ||
+         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) == 0);
     MUST(connect(fd, (struct sockaddr *)&endpoint.address, endpoint.length) == 0);
     return fd;
 }
@@ -101,12 +106,9 @@ static void receive_reply(int fd, int64_t correlation, struct wire_reply *reply)
     free(body);
 }
 
-void wire_call(int fd, const char *service, const char *method, const pb_msgdesc_t *fields,
-               const void *message, const void *data, uint32_t length, struct wire_reply *reply) {
+int64_t wire_send_request(int fd, const char *service, const char *method, const void *message,
+                          uint32_t message_length, const void *data, uint32_t length) {
     static int64_t correlation;
-    uint8_t encoded[1024];
-    pb_ostream_t stream = pb_ostream_from_buffer(encoded, sizeof(encoded));
-    MUST(pb_encode(&stream, fields, message));
     struct cg_frame_meta meta = {
         .is_request = true, .correlation_id = ++correlation, .attachment_size = length};
     snprintf(meta.service, sizeof(meta.service), "%s", service);
@@ -114,15 +116,24 @@ void wire_call(int fd, const char *service, const char *method, const pb_msgdesc
     uint8_t meta_bytes[512];
     int meta_length = cg_frame_meta_encode(&meta, meta_bytes, sizeof(meta_bytes));
     MUST(meta_length > 0);
-    struct cg_frame_header header = {.body_size = (uint32_t)meta_length +
-                                                  (uint32_t)stream.bytes_written + length,
+    struct cg_frame_header header = {.body_size = (uint32_t)meta_length + message_length + length,
                                      .meta_size = (uint32_t)meta_length};
     uint8_t head[CG_FRAME_HEADER_SIZE];
     cg_frame_header_encode(&header, head);
     wire_send(fd, head, sizeof(head));
     wire_send(fd, meta_bytes, (size_t)meta_length);
-    wire_send(fd, encoded, stream.bytes_written);
+    wire_send(fd, message, message_length);
     wire_send(fd, data, length);
+    return correlation;
+}
+
+void wire_call(int fd, const char *service, const char *method, const pb_msgdesc_t *fields,
+               const void *message, const void *data, uint32_t length, struct wire_reply *reply) {
+    uint8_t encoded[1024];
+    pb_ostream_t stream = pb_ostream_from_buffer(encoded, sizeof(encoded));
+    MUST(pb_encode(&stream, fields, message));
+    int64_t correlation = wire_send_request(fd, service, method, encoded,
+                                            (uint32_t)stream.bytes_written, data, length);
     receive_reply(fd, correlation, reply);
 }
 

@@ -34,6 +34,10 @@ curve_chunkserver_CHUNK_OP_STATUS wire_chunk(int fd, const char *method,
                                              const void *data, uint32_t length,
                                              struct wire_reply *reply);
 
+// Sends a request of encoded bytes and waits for nothing; returns its correlation id.
+int64_t wire_send_request(int fd, const char *service, const char *method, const void *message,
+                          uint32_t message_length, const void *data, uint32_t length);
+
 // Exact bytes, for captured and broken frames. wire_receive returns what came until `length` bytes,
 // the end of the connection, or 300 ms of silence.
 void wire_send(int fd, const void *data, size_t length);
