@@ -340,7 +340,13 @@ static bool translate(struct cg_copyset_log *log, struct cg_raft_message *messag
     return true;
 }
 
+// Once a second: whoever sends nonsense can send much of it.
 static void refuse(const struct cg_copyset_log *log, const struct cg_raft_message *message) {
+    uint64_t now = log_now(log);
+    if (log->disk->refusal_told_ns != 0 && now - log->disk->refusal_told_ns < CG_NS_PER_S) {
+        return;
+    }
+    log->disk->refusal_told_ns = now;
     cg_log(CG_LOG_WARNING,
            "copyset %" PRIu32 "-%" PRIu32 ": member %" PRIx64 " sent a message of type %d in term "
            "%" PRIu64 " that makes no sense",

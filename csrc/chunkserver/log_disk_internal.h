@@ -28,6 +28,8 @@ struct cg_log_disk {
     struct cg_timer fetch_retry;
     uint64_t fetches;
 
+    uint64_t refusal_told_ns; // when a message that makes no sense was last told of
+
     // A message's entries for the core, while it is being stepped.
     struct cg_raft_entry incoming[CG_RAFT_ENTRIES_MAX];
     struct cg_log_entry *outgoing[CG_RAFT_ENTRIES_MAX];
