@@ -2,22 +2,27 @@
 """What Python decides for a chunkserver: it joins the cluster, reports, and does what it is told.
 
 The C engine serves the data path on its own thread. This side registers the disk with the MDS,
-creates the copysets that are assigned to it, raises epochs, deletes chunks that were given up,
-and reports in heartbeats. An MDS that does not answer stops none of the IO: the host keeps trying.
+makes the replicas that are assigned to it (gateway/chunkserver/replicas.py), raises epochs, deletes
+chunks that were given up, and reports in heartbeats: every second, and at once when a copyset has
+another leader or other members. An MDS that does not answer stops none of the IO: the host keeps
+trying.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from gateway.chunkserver import replicas, reports
 from gateway.errors import (
     CopygateError,
     InvalidArgumentError,
@@ -28,7 +33,7 @@ from gateway.mds.client import MdsClient
 from gateway.proto import cluster_pb2
 
 if TYPE_CHECKING:
-    from gateway.chunkserver.engine import BadBlock, Stats
+    from gateway.chunkserver.engine import BadBlock, Copyset, Stats
 
 log = logging.getLogger("gateway.chunkserver")
 
@@ -38,26 +43,28 @@ RETRY_MAX_S = 5.0
 # Deleting a chunk is a durable write: a few at once keep the log's group commit busy.
 RECLAIM_PARALLEL = 4
 RECLAIM_BATCH = 256
+# An election concerns many copysets: what changes within this time goes into one report.
+REPORT_GAP_S = 0.05
 SCRUB_RATE = 16 << 20
 SCRUB_PERIOD_S = 7 * 86400
 
 _T = TypeVar("_T")
 
 
-class Engine(Protocol):
+class Engine(replicas.Engine, Protocol):
     """The C engine, as gateway.chunkserver.engine has it; tests bring another."""
 
     @property
     def uuid(self) -> str: ...
     @property
     def address(self) -> str: ...
-    def add_copyset(self, pool: int, copyset: int) -> None: ...
+    @property
+    def event_fd(self) -> int: ...
     def raise_epoch(self, file_id: int, epoch: int) -> None: ...
     def reclaim(self, pool: int, copyset: int, chunk: int) -> None: ...
     def stats(self) -> Stats: ...
     def scrub(self, request: int) -> None: ...
     def bad_blocks(self) -> Sequence[BadBlock]: ...
-    def applied(self, pool: int, copyset: int) -> int: ...
     def stop(self) -> None: ...
 
 
@@ -119,10 +126,12 @@ class Host:
         )
         self._id = 0
         self._interval_s = 1.0
-        self._copysets: set[tuple[int, int]] = set()
+        self._replicas = replicas.Replicas(engine, settings.folder)
         self._epoch_revision: int | None = None
         self._assignment_revision: int | None = None
+        self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._chores: asyncio.Task[None] | None = None
         self._reported_error = 0
 
     @property
@@ -136,10 +145,14 @@ class Host:
         return self._settings.advertise or self._engine.address
 
     async def start(self, *, timeout_s: float | None = None) -> None:
-        """Registers with the MDS, creates the copysets, begins to send heartbeats.
+        """Serves what it held before, registers with the MDS, begins to send heartbeats.
 
         Tries for `timeout_s` seconds, without end when that is None.
         """
+        held = await asyncio.to_thread(self._replicas.restore)
+        if held:
+            log.info("serving %d copysets as they were assigned before", held)
+        asyncio.get_running_loop().add_reader(self._engine.event_fd, self._note_change)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._register()
@@ -150,6 +163,10 @@ class Host:
             ) from error
         self._task = asyncio.create_task(self._heartbeats(), name="chunkserver heartbeats")
 
+    def _note_change(self) -> None:
+        os.read(self._engine.event_fd, 8)
+        self._changed.set()
+
     async def run(self) -> None:
         """Waits until the heartbeats end, which happens only through `stop` or a defect."""
         if self._task is not None:
@@ -157,10 +174,12 @@ class Host:
 
     async def stop(self) -> None:
         """Ends the heartbeats and the engine, which finishes what is in flight and checkpoints."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        asyncio.get_running_loop().remove_reader(self._engine.event_fd)
+        for task in (self._task, self._chores):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         await self._mds.close()
         await asyncio.to_thread(self._engine.stop)
 
@@ -179,16 +198,19 @@ class Host:
         response = await self._persist(lambda: self._mds.register_chunkserver(request))
         self._id = response.chunkserver_id
         self._interval_s = response.heartbeat_interval_ms / 1000
-        await self._assign(response.copysets)
-        self._assignment_revision = response.assignment_revision
+        self._assignment_revision = None
+        if await asyncio.to_thread(self._replicas.assign, self._id, response.copysets):
+            self._assignment_revision = response.assignment_revision
         log.info(
             "registered as chunkserver %d, %s, %d copysets",
             self._id,
             self.address,
-            len(self._copysets),
+            len(response.copysets),
         )
         # The MDS hands out epochs and chunks to reclaim in heartbeats: take them before serving.
         await self._persist(self._beat)
+        if self._chores is not None:
+            await self._chores
 
     async def _persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Calls the MDS until it answers; what it refuses is raised."""
@@ -204,11 +226,20 @@ class Host:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads
             pause = min(pause * 2, RETRY_MAX_S)
 
+    async def _until_due(self) -> None:
+        """Waits for the time of the next heartbeat, or for something that the MDS should know."""
+        # Spread, so that a cluster's chunkservers do not all report in the same moment.
+        pause = self._interval_s * random.uniform(0.9, 1.1)  # noqa: S311
+        began = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), pause)
+        await asyncio.sleep(max(0, min(REPORT_GAP_S, pause) - (time.monotonic() - began)))
+        self._changed.clear()
+
     async def _heartbeats(self) -> None:
         silent = False
         while True:
-            # Spread, so that a cluster's chunkservers do not all report in the same moment.
-            await asyncio.sleep(self._interval_s * random.uniform(0.9, 1.1))  # noqa: S311
+            await self._until_due()
             try:
                 await self._beat()
             except NotFoundError:
@@ -234,7 +265,7 @@ class Host:
             log.error("%s", error)
 
     async def _beat(self) -> None:
-        stats = self._engine.stats()
+        stats, copysets, bad = await asyncio.to_thread(self._look)
         if stats.disk_error and stats.disk_error != self._reported_error:
             log.error("the disk is retired: %s", os.strerror(stats.disk_error))
         self._reported_error = stats.disk_error
@@ -243,40 +274,55 @@ class Host:
             uuid=self._engine.uuid,
             capacity_bytes=stats.capacity_bytes,
             used_bytes=max(0, stats.capacity_bytes - stats.free_bytes),
+            copysets=[reports.copyset_report(c) for c in copysets if c.member],
             disk_error=os.strerror(stats.disk_error) if stats.disk_error else "",
-            scrub=_scrub_report(stats, self._engine),
+            scrub=reports.scrub_report(stats, bad),
+            epoch_revision=self._epoch_revision,
+            assignment_revision=self._assignment_revision,
         )
-        if self._epoch_revision is not None:
-            request.epoch_revision = self._epoch_revision
-        if self._assignment_revision is not None:
-            request.assignment_revision = self._assignment_revision
-        for pool, copyset in sorted(self._copysets):
-            request.copysets.add(
-                logical_pool_id=pool,
-                copyset_id=copyset,
-                leader=True,
-                applied_index=max(0, self._engine.applied(pool, copyset)),
-            )
         response = await self._mds.heartbeat(request)
         if stats.disk_error:
             return
-        await self._assign(response.copysets)
-        self._assignment_revision = response.assignment_revision
-        await self._raise_epochs(response)
+        await self._obey(response)
         if response.scrub_request and stats.scrub.rate:
             await asyncio.to_thread(self._engine.scrub, response.scrub_request)
-        await self._reclaim(list(response.reclaim)[:RECLAIM_BATCH])
+        if self._chores is None or self._chores.done():
+            self._chores = asyncio.create_task(self._do_chores(response), name="chunkserver chores")
 
-    async def _assign(self, copysets: Iterable[cluster_pb2.CopysetAssignment]) -> None:
-        for copyset in copysets:
-            key = (copyset.logical_pool_id, copyset.copyset_id)
-            if key not in self._copysets:
-                await asyncio.to_thread(self._engine.add_copyset, *key)
-                self._copysets.add(key)
+    def _look(self) -> tuple[Stats, list[Copyset], Sequence[BadBlock]]:
+        stats = self._engine.stats()
+        bad = self._engine.bad_blocks() if stats.scrub.bad_blocks else ()
+        return stats, self._engine.copysets(), bad
+
+    async def _obey(self, response: cluster_pb2.HeartbeatResponse) -> None:
+        """Does what the MDS says about replicas."""
+        # What has to go first: the copyset may be assigned again, to another member.
+        await asyncio.to_thread(self._replicas.remove, response.removals)
+        news = response.assignment_revision != self._assignment_revision
+        if news and await asyncio.to_thread(self._replicas.assign, self._id, response.copysets):
+            self._assignment_revision = response.assignment_revision
+            self._changed.set()  # others wait for what was made
+        if response.steps:
+            await asyncio.to_thread(self._replicas.change, response.steps)
+
+    async def _do_chores(self, response: cluster_pb2.HeartbeatResponse) -> None:
+        """What may take its time while heartbeats go on. What fails is asked for again."""
+        try:
+            await self._raise_epochs(response)
+            await self._reclaim(list(response.reclaim)[:RECLAIM_BATCH])
+        except (OSError, CopygateError) as error:
+            log.error("what the MDS asked for failed: %s", error)
 
     async def _raise_epochs(self, response: cluster_pb2.HeartbeatResponse) -> None:
         for item in response.epochs:
-            await asyncio.to_thread(self._engine.raise_epoch, item.file_id, item.epoch)
+            try:
+                await asyncio.to_thread(self._engine.raise_epoch, item.file_id, item.epoch)
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+                # Some copyset has no leader now, or its leader has not raised it yet.
+                log.debug("the epoch of volume %d is not everywhere yet", item.file_id)
+                return
         # Only now: the MDS does not send again what it was told is durable here.
         self._epoch_revision = response.epoch_revision
 
@@ -296,8 +342,9 @@ class Host:
                         chunk.chunk_id,
                     )
                 except (OSError, CopygateError) as error:
-                    # The MDS names it again in a later heartbeat.
-                    log.warning("cannot delete chunk %d: %s", chunk.chunk_id, error)
+                    # The MDS names it again in a later heartbeat, to whoever leads then.
+                    if getattr(error, "errno", None) != errno.EPERM:
+                        log.warning("cannot delete chunk %d: %s", chunk.chunk_id, error)
                 else:
                     done.append(chunk)
 
@@ -306,33 +353,6 @@ class Host:
             request = cluster_pb2.ReclaimDoneRequest(chunkserver_id=self._id, chunks=done)
             await self._mds.reclaim_done(request)
             log.info("deleted %d chunks that were given up", len(done))
-
-
-def _scrub_report(stats: Stats, engine: Engine) -> cluster_pb2.ScrubReport:
-    scrub = stats.scrub
-    report = cluster_pb2.ScrubReport(
-        rate=scrub.rate,
-        running=scrub.running,
-        request=scrub.request,
-        queued_request=scrub.queued,
-        completed_request=scrub.completed,
-        started_s=scrub.started_s,
-        completed_s=scrub.completed_s,
-        checked_blocks=scrub.checked,
-        skipped_blocks=scrub.skipped,
-        found_blocks=scrub.found,
-        bad_blocks=scrub.bad_blocks,
-        bad_blocks_more=scrub.bad_blocks_more,
-    )
-    for bad in engine.bad_blocks() if scrub.bad_blocks else ():
-        report.bad.add(
-            logical_pool_id=bad.pool,
-            copyset_id=bad.copyset,
-            chunk_id=bad.chunk,
-            file_id=bad.file_id,
-            offset=bad.offset,
-        )
-    return report
 
 
 def _split(address: str) -> tuple[str, int]:
