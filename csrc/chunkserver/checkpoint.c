@@ -22,9 +22,9 @@
 
 #define FILE_HEAD 12U // u64 lsn, u32 copysets
 
-// u64 group, u64 index, u64 its term, u64 term, u64 vote, u32 length of the members, u32 length of
-// windows and epochs; then these.
-#define COPYSET_HEAD 48U
+// u64 group, u64 index, u64 its term, u64 term, u64 vote, u64 member id (0: of an earlier version),
+// u32 length of the members, u32 length of windows and epochs; then these.
+#define COPYSET_HEAD 56U
 
 // Version 1: u64 group, u64 index, u64 its term, u32 length of windows and epochs.
 #define COPYSET_HEAD_1 28U
@@ -323,8 +323,9 @@ static size_t encode_copyset(const struct cg_copyset *copyset, uint8_t *out) {
     cg_put_u64(out + 16, saved->index_term);
     cg_put_u64(out + 24, saved->term);
     cg_put_u64(out + 32, saved->vote);
-    cg_put_u32(out + 40, (uint32_t)members);
-    cg_put_u32(out + 44, (uint32_t)copyset->captured_length);
+    cg_put_u64(out + 40, copyset->member.self);
+    cg_put_u32(out + 48, (uint32_t)members);
+    cg_put_u32(out + 52, (uint32_t)copyset->captured_length);
     memcpy(out + COPYSET_HEAD + members, copyset->captured, copyset->captured_length);
     return COPYSET_HEAD + members + copyset->captured_length;
 }
@@ -488,51 +489,61 @@ static int restore_state(struct cg_copyset *copyset, const uint8_t *state, size_
     return (size_t)(dedup + epochs) == length ? 0 : -EBADMSG;
 }
 
-// Reads what stands before the members and the state, and says how long these are.
-static int restore_head(const uint8_t *in, size_t length, uint32_t version,
-                        struct cg_copyset_log_saved *base, size_t *head, size_t *members,
-                        size_t *state) {
-    *head = version == 1 ? COPYSET_HEAD_1 : COPYSET_HEAD;
-    if (length < *head) {
+// What stands before the members and the state, and how long these are.
+struct head {
+    uint64_t group;
+    uint64_t member;
+    struct cg_copyset_log_saved base;
+    size_t length;
+    size_t members;
+    size_t state;
+};
+
+static int decode_head(const uint8_t *in, size_t length, uint32_t version, struct head *out) {
+    *out = (struct head){.length = version == 1 ? COPYSET_HEAD_1 : COPYSET_HEAD};
+    if (length < out->length) {
         return -EBADMSG;
     }
-    base->index = cg_get_u64(in + 8);
-    base->index_term = cg_get_u64(in + 16);
+    out->group = cg_get_u64(in);
+    out->base.index = cg_get_u64(in + 8);
+    out->base.index_term = cg_get_u64(in + 16);
     if (version == 1) {
-        base->term = base->index_term;
-        *members = 0;
-        *state = cg_get_u32(in + 24);
+        out->base.term = out->base.index_term;
+        out->state = cg_get_u32(in + 24);
     } else {
-        base->term = cg_get_u64(in + 24);
-        base->vote = cg_get_u64(in + 32);
-        *members = cg_get_u32(in + 40);
-        *state = cg_get_u32(in + 44);
+        out->base.term = cg_get_u64(in + 24);
+        out->base.vote = cg_get_u64(in + 32);
+        out->member = cg_get_u64(in + 40);
+        out->members = cg_get_u32(in + 48);
+        out->state = cg_get_u32(in + 52);
     }
-    return length - *head >= *members && length - *head - *members >= *state ? 0 : -EBADMSG;
+    size_t rest = length - out->length;
+    return rest >= out->members && rest - out->members >= out->state ? 0 : -EBADMSG;
 }
 
 static int restore_copyset(struct cg_store *store, const uint8_t *in, size_t length,
                            uint32_t version, size_t *used) {
-    struct cg_copyset_log_saved base = {0};
-    size_t head;
-    size_t members;
-    size_t state;
-    int result = restore_head(in, length, version, &base, &head, &members, &state);
+    struct head head;
+    int result = decode_head(in, length, version, &head);
     if (result != 0) {
         return result;
     }
-    struct cg_copyset *copyset = cg_copyset_of_group(store, cg_get_u64(in));
+    *used = head.length + head.members + head.state;
+    struct cg_copyset *copyset = cg_copyset_of_group(store, head.group);
     if (copyset == NULL) {
-        return -ENOENT;
+        return cg_copyset_gone(store, head.group) ? 0 : -ENOENT;
     }
-    if (members > 0 && cg_log_config_decode(in + head, members, &base.config) != (int64_t)members) {
+    if (head.member != 0 && head.member != copyset->member.self) {
+        return 0; // of a replica that was removed before this one came
+    }
+    if (head.members > 0 && cg_log_config_decode(in + head.length, head.members,
+                                                 &head.base.config) != (int64_t)head.members) {
         return -EBADMSG;
     }
-    copyset->base = base;
-    copyset->applied_index = base.index;
-    copyset->delivered_index = base.index;
-    *used = head + members + state;
-    return restore_state(copyset, in + head + members, state);
+    copyset->base = head.base;
+    copyset->applied_index = head.base.index;
+    copyset->delivered_index = head.base.index;
+    return restore_state(copyset, in + head.length + head.members, head.state);
 }
 
 static int restore(struct cg_store *store, const uint8_t *data, size_t length, uint32_t version,

@@ -209,6 +209,26 @@ static void forget(struct cg_chunk *chunk) {
     cg_list_push_front(&store->free_chunks, &chunk->lru);
 }
 
+bool cg_chunks_forget(struct cg_copyset *copyset) {
+    struct cg_store *store = copyset->store;
+    for (uint32_t i = 0; i < store->chunks_used; i++) {
+        const struct cg_chunk *chunk = &store->chunks[i];
+        if (chunk->state != CG_CHUNK_FREE && chunk->copyset == copyset &&
+            (chunk->refs > 0 || chunk->flushing)) {
+            return false;
+        }
+    }
+    for (uint32_t i = 0; i < store->chunks_used; i++) {
+        struct cg_chunk *chunk = &store->chunks[i];
+        if (chunk->state != CG_CHUNK_FREE && chunk->copyset == copyset) {
+            cg_chunk_mark_clean(chunk);
+            forget(chunk);
+        }
+    }
+    cg_deliver_unblock(store);
+    return true;
+}
+
 static bool evict_one(struct cg_store *store) {
     for (struct cg_list *node = store->chunk_lru.prev; node != &store->chunk_lru;
          node = node->prev) {

@@ -243,9 +243,9 @@ static int note_chunk(void *context, const char *name) {
     return strncmp(name, "chunk_", 6) == 0 ? 1 : 0;
 }
 
-// Whether a folder without a member may become any replica: nothing was ever in it. Otherwise its
-// state is that of a group with one member.
-static int may_become(const struct cg_copyset *copyset, const struct cg_member *member) {
+// Whether a folder without a member may become any replica: nothing is in it. Otherwise its state
+// is that of a group with one member.
+static int may_become(const struct cg_copyset *copyset, struct cg_member *member) {
     struct cg_store *store = copyset->store;
     char folder[CG_CHUNK_PATH_MAX];
     cg_copyset_folder(copyset, folder);
@@ -254,7 +254,11 @@ static int may_become(const struct cg_copyset *copyset, const struct cg_member *
         return chunks;
     }
     bool blank = chunks == 0 && copyset->applied_index == 0 && copyset->kept_count == 0;
-    return blank || member->founders.count == 1 ? 0 : -EINVAL;
+    if (blank) {
+        member->from_lsn = cg_wal_tail(store->wal);
+        return 0;
+    }
+    return member->founders.count == 1 ? 0 : -EINVAL;
 }
 
 // A member file may be written on a full disk: the reserve is for what cannot wait.
@@ -270,7 +274,7 @@ static int save_member(struct cg_copyset *copyset, const struct cg_member *membe
 }
 
 // The folder is there, durably, and says nothing about the member.
-static int become(struct cg_copyset *copyset, const struct cg_member *member) {
+static int become(struct cg_copyset *copyset, struct cg_member *member) {
     int result = may_become(copyset, member);
     if (result == 0) {
         result = save_member(copyset, member);
@@ -321,11 +325,49 @@ int cg_store_add_copyset(struct cg_store *store, const struct cg_copyset_spec *s
 
 // ---- At the start
 
+bool cg_copyset_gone(const struct cg_store *store, uint64_t group) {
+    for (uint32_t i = 0; i < store->gone_count; i++) {
+        if (store->gone[i] == group) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int note_gone(struct cg_store *store, uint64_t group) {
+    uint64_t *larger = realloc(store->gone, (store->gone_count + 1) * sizeof(*larger));
+    if (larger == NULL) {
+        return -ENOMEM;
+    }
+    store->gone = larger;
+    store->gone[store->gone_count++] = group;
+    return 0;
+}
+
 struct scan {
     struct cg_store *store;
     char *error;
     size_t error_size;
 };
+
+static int open_folder(struct cg_store *store, uint32_t pool, uint32_t id) {
+    char folder[CG_CHUNK_PATH_MAX];
+    snprintf(folder, sizeof(folder), "chunks/%" PRIu32 "-%" PRIu32, pool, id);
+    struct cg_member member;
+    int result = cg_member_load(store->disk, folder, &member);
+    if (result == 0 && member.from_lsn == CG_MEMBER_GONE) {
+        result = cg_remove_files(store->disk, folder);
+        return result == 0 ? note_gone(store, (uint64_t)pool << 32 | id) : result;
+    }
+    struct cg_copyset *copyset;
+    if (result == 0) {
+        result = cg_copyset_create(store, pool, id, &copyset);
+    }
+    if (result == 0) {
+        copyset->member = member;
+    }
+    return result;
+}
 
 static int found_folder(void *context, const char *name) {
     struct scan *scan = context;
@@ -336,13 +378,7 @@ static int found_folder(void *context, const char *name) {
         snprintf(scan->error, scan->error_size, "chunks/%.100s is no copyset's folder", name);
         return -EBADMSG;
     }
-    struct cg_copyset *copyset;
-    int result = cg_copyset_create(scan->store, pool, id, &copyset);
-    if (result == 0) {
-        char folder[CG_CHUNK_PATH_MAX];
-        cg_copyset_folder(copyset, folder);
-        result = cg_member_load(scan->store->disk, folder, &copyset->member);
-    }
+    int result = open_folder(scan->store, pool, id);
     if (result != 0) {
         snprintf(scan->error, scan->error_size, "cannot open copyset %.100s: %s", name,
                  result == -EBADMSG ? "its file \"member\" is damaged" : strerror(-result));

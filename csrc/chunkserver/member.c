@@ -11,10 +11,11 @@
 #include "chunkserver/copyset_log_record.h"
 #include "chunkserver/folder.h"
 
-// u64 magic, u32 version, u32 CRC of the file with this field zero, u64 self, then the founders.
+// u64 magic, u32 version, u32 CRC of the file with this field zero, u64 self, u64 from_lsn, then
+// the founders.
 #define MAGIC          UINT64_C(0x5245424d454d4743) // "CGMEMBER"
 #define VERSION        1U
-#define HEAD           24U
+#define HEAD           32U
 #define LENGTH_MAX     (HEAD + CG_LOG_CONFIG_SIZE_MAX)
 #define PATH_MAX_BYTES 96U
 
@@ -31,6 +32,7 @@ static int decode(const uint8_t *data, size_t length, struct cg_member *out) {
         return -EBADMSG;
     }
     out->self = cg_get_u64(data + 16);
+    out->from_lsn = cg_get_u64(data + 24);
     int64_t used = cg_log_config_decode(data + HEAD, length - HEAD, &out->founders);
     return used == (int64_t)(length - HEAD) ? 0 : -EBADMSG;
 }
@@ -54,6 +56,7 @@ int cg_member_save(struct cg_disk *disk, const char *folder, const struct cg_mem
     cg_put_u64(data, MAGIC);
     cg_put_u32(data + 8, VERSION);
     cg_put_u64(data + 16, member->self);
+    cg_put_u64(data + 24, member->from_lsn);
     size_t length = HEAD + cg_log_config_encode(&member->founders, data + HEAD);
     cg_put_u32(data + 12, crc_of(data, length));
     return cg_replace_file(disk, folder, "member", data, length);

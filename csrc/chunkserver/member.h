@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The file "member" in a copyset's folder: who this replica is in its group. Written once, before
-// the replica says anything to others; a folder without it is of an earlier version, or its making
-// was cut short. docs/formats.md describes the bytes.
+// The file "member" in a copyset's folder: who this replica is in its group. Written before the
+// replica says anything to others, and once more when it is removed: then it stays and says so, for
+// as long as the log may hold something of it. A folder without it is of an earlier version, or its
+// making was cut short. docs/formats.md describes the bytes.
 #ifndef CG_CHUNKSERVER_MEMBER_H
 #define CG_CHUNKSERVER_MEMBER_H
 
@@ -11,8 +12,11 @@
 #include "base/disk.h"
 #include "raft/raft.h"
 
+#define CG_MEMBER_GONE UINT64_MAX
+
 struct cg_member {
     uint64_t self;                  // member id; 0: there is no file
+    uint64_t from_lsn;              // the log's records before it are not this replica's
     struct cg_raft_config founders; // of a new group; empty: the replica joins one that is there
 };
 

@@ -96,7 +96,12 @@ static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record
     (void)payload;
     struct cg_copyset *copyset = cg_copyset_of_group(replay->store, record->group);
     if (copyset == NULL) {
-        return refuse(replay, -EBADMSG, record, "its copyset has no folder");
+        return cg_copyset_gone(replay->store, record->group)
+                   ? 0
+                   : refuse(replay, -EBADMSG, record, "its copyset has no folder");
+    }
+    if (lsn < copyset->member.from_lsn) {
+        return 0; // of a replica that was removed before this one came
     }
     if (copyset->log == NULL) {
         return keep(replay, copyset, lsn, record);

@@ -193,7 +193,7 @@ int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_bu
 bool cg_store_idle(const struct cg_store *store) {
     return store->ops_active == store->ops_parked + store->stalled_count + store->ops_decided &&
            store->reads_active == 0 && store->file_ops == 0 && store->checkpoint.flushing == 0 &&
-           !cg_store_checkpointing(store) && !store->scrub.active;
+           !cg_store_checkpointing(store) && !store->scrub.active && store->removals == 0;
 }
 
 void cg_store_stop(struct cg_store *store) {
@@ -236,6 +236,7 @@ void cg_store_close(struct cg_store *store) {
     if (store->log_disk != NULL) {
         cg_log_disk_destroy(store->log_disk);
     }
+    free(store->gone);
     free(store->zeros);
     free(store);
 }

@@ -123,6 +123,12 @@ struct cg_copyset_spec {
 // it is there), -EEXIST if it is there as another member, -EINVAL, -ENOSPC or the disk's error.
 // Blocking.
 int cg_store_add_copyset(struct cg_store *store, const struct cg_copyset_spec *spec);
+// Takes away a replica that its group has removed, with all its files. It is not found any more at
+// once; done(user, status) follows when that is durable, perhaps inside this call: 0 (also if there
+// is no such replica), -EEXIST if it is here as another member, -ENOMEM, or the disk's error: then
+// it may be back after a restart.
+void cg_store_remove_copyset(struct cg_store *store, uint32_t pool, uint32_t copyset, uint64_t self,
+                             void (*done)(void *user, int status), void *user);
 uint32_t cg_store_copyset_count(const struct cg_store *store);
 // The copysets by position, 0 to cg_store_copyset_count - 1.
 struct cg_copyset *cg_store_copyset_at(struct cg_store *store, uint32_t position);

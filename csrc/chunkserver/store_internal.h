@@ -330,6 +330,9 @@ struct cg_store {
     struct cg_copyset *copysets[CG_COPYSETS_MAX];
     uint32_t copyset_count;
     struct cg_list copyset_bucket[CG_COPYSET_BUCKETS];
+    uint64_t *gone; // groups of removed replicas, of which the log may hold records
+    uint32_t gone_count;
+    uint32_t removals; // under way
 
     struct cg_chunk *chunks;
     uint32_t chunks_used; // of `chunks`, taken at least once
@@ -420,6 +423,8 @@ void cg_chunk_cache_destroy(struct cg_store *store);
 struct cg_chunk *cg_chunk_get(struct cg_copyset *copyset, uint64_t id, bool recovering);
 // Reads the metadata of a BROKEN chunk that is in use once more.
 void cg_chunk_reload(struct cg_chunk *chunk);
+// Drops all chunks of a copyset from memory, as they are. False if some are in use.
+bool cg_chunks_forget(struct cg_copyset *copyset);
 // The chunk if it is in memory, without a reference.
 struct cg_chunk *cg_chunk_find(const struct cg_copyset *copyset, uint64_t id);
 void cg_chunk_put(struct cg_chunk *chunk);
@@ -548,6 +553,12 @@ int cg_copysets_scan(struct cg_store *store, char *error, size_t error_size);
 struct cg_copyset *cg_copyset_of_group(struct cg_store *store, uint64_t group);
 // Makes the log of a copyset whose member is known, from `base`.
 int cg_copyset_make_log(struct cg_copyset *copyset);
+// There was a replica of this group, which was removed.
+bool cg_copyset_gone(const struct cg_store *store, uint64_t group);
+
+// ---- remove.c
+// A folder that says that its replica was removed: what is left of its files goes.
+int cg_remove_files(struct cg_disk *disk, const char *folder);
 
 // ---- checkpoint.c
 int cg_checkpoint_create(struct cg_store *store);
