@@ -39,6 +39,7 @@ void raft_become_follower(struct cg_raft *raft, uint64_t term, uint64_t leader) 
     raft->leader = leader;
     raft->forced = false;
     raft->quiet = false;
+    raft->pre_votes = 0;
     raft_reset_election(raft);
 }
 
@@ -83,15 +84,27 @@ static void ask_voters(struct cg_raft *raft) {
     }
 }
 
+// Those who heard the leader a moment longer do not answer yet: they are asked again soon, since
+// nobody else may be electable, and then ever more rarely.
+static void reset_pre_vote(struct cg_raft *raft) {
+    uint64_t pause = raft->options.heartbeat_interval_ns << raft->pre_votes;
+    if (pause >= raft->options.election_timeout_ns) {
+        raft_reset_election(raft);
+        return;
+    }
+    raft->pre_votes++;
+    raft->election_ns = raft->now_ns + pause + raft_random(raft) % pause;
+}
+
 static void pre_campaign(struct cg_raft *raft) {
     if (CG_RAFT_MUTATED(NO_PRE_VOTE)) {
         raft_campaign(raft, false);
         return;
     }
+    raft->role_changed = raft->role_changed || raft->role != CG_RAFT_PRE_CANDIDATE;
     raft->role = CG_RAFT_PRE_CANDIDATE;
     raft->leader = 0;
-    raft->role_changed = true;
-    raft_reset_election(raft);
+    reset_pre_vote(raft);
     ask_voters(raft);
     raft_count_votes(raft);
 }
@@ -110,6 +123,7 @@ void raft_campaign(struct cg_raft *raft, bool forced) {
     raft->heartbeat_reply_due = false;
     raft->forced = forced;
     raft->quiet = false;
+    raft->pre_votes = 0;
     raft_reset_election(raft);
     ask_voters(raft);
 }
@@ -237,8 +251,12 @@ static void receive_pre_vote(struct cg_raft *raft, const struct cg_raft_message 
     if (leader_alive(raft)) {
         return;
     }
-    bool grant = message->term > raft->term && up_to_date(raft, message);
+    bool complete = up_to_date(raft, message);
+    bool grant = message->term > raft->term && complete;
     reply_vote(raft, message, grant, grant ? message->term : raft->term);
+    if (!complete && raft->role == CG_RAFT_FOLLOWER && raft_may_lead(raft)) {
+        raft->election_ns = raft->now_ns; // nobody leads, and who asks cannot: this one may
+    }
 }
 
 // At most one vote a term, durable before it is given [3.4, 3.8].

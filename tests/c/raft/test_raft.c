@@ -124,6 +124,50 @@ static void nobody_votes_while_a_leader_is_heard_unless_forced(void **state) {
     trio_destroy(&trio);
 }
 
+static void pre_votes_without_an_answer_are_repeated_soon_and_then_rarely(void **state) {
+    (void)state;
+    elected(1);
+    trio_node(&trio, 1)->cut = true;
+    trio_node(&trio, 3)->cut = true;
+    const uint32_t *sent = &trio_node(&trio, 2)->sent[CG_RAFT_VOTE];
+    uint32_t before = *sent;
+    while (*sent == before) {
+        trio_run(&trio, 1);
+    }
+    trio_run(&trio, 2 * TRIO_HEARTBEAT / TRIO_MS);
+    assert_in_range(*sent, before + 4, before + 6); // two voters
+    before = *sent;
+    trio_run(&trio, 10 * TRIO_TIMEOUT / TRIO_MS);
+    assert_in_range(*sent, before + 10, before + 24);
+    trio_destroy(&trio);
+}
+
+// The one that lacks entries cannot be elected, and its question tells that nobody leads.
+static void whoever_is_asked_by_one_that_lacks_entries_campaigns(void **state) {
+    (void)state;
+    elected(1);
+    trio_node(&trio, 3)->cut = true;
+    assert_int_equal(trio_propose(&trio, 1, 3), 0);
+    trio_settle(&trio);
+    trio_node(&trio, 1)->cut = true;
+    trio_node(&trio, 3)->cut = false;
+    trio.now += TRIO_TIMEOUT; // the least that a follower waits
+    struct cg_raft_message vote = {.type = CG_RAFT_VOTE,
+                                   .from = 3,
+                                   .to = 2,
+                                   .pre_vote = true,
+                                   .term = trio_status(&trio, 3).term + 1,
+                                   .last_index = 1,
+                                   .last_term = 1};
+    assert_int_equal(trio_receive(&trio, &vote), 0);
+    assert_int_equal(trio_status(&trio, 2).role, CG_RAFT_FOLLOWER);
+    cg_raft_tick(trio_node(&trio, 2)->raft, trio.now);
+    trio_drain(&trio, 2);
+    trio_settle(&trio);
+    assert_int_equal(trio_status(&trio, 2).role, CG_RAFT_LEADER);
+    trio_destroy(&trio);
+}
+
 static void a_leader_without_a_majority_steps_down(void **state) {
     (void)state;
     elected(1);
@@ -568,6 +612,8 @@ int main(void) {
         cmocka_unit_test(requests_for_votes_wait_for_the_candidates_own_disk),
         cmocka_unit_test(a_vote_is_given_when_it_is_durable_and_only_once),
         cmocka_unit_test(nobody_votes_while_a_leader_is_heard_unless_forced),
+        cmocka_unit_test(pre_votes_without_an_answer_are_repeated_soon_and_then_rarely),
+        cmocka_unit_test(whoever_is_asked_by_one_that_lacks_entries_campaigns),
         cmocka_unit_test(a_leader_without_a_majority_steps_down),
         cmocka_unit_test(entries_count_when_they_are_durable),
         cmocka_unit_test(a_late_write_of_replaced_entries_is_no_evidence),

@@ -29,7 +29,7 @@ static void make(struct trio *trio, uint64_t id, const struct cg_raft_restored *
     struct cg_raft_options options = {
         .id = id,
         .election_timeout_ns = TRIO_TIMEOUT,
-        .heartbeat_interval_ns = 10 * TRIO_MS,
+        .heartbeat_interval_ns = TRIO_HEARTBEAT,
         .clock_drift_ppm = 100000,
         .message_bytes_max = 1600,
         .message_entries_max = 16,

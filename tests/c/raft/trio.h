@@ -7,11 +7,12 @@
 
 #include "raft/raft.h"
 
-#define TRIO_NODES   4U // ids 1 to 4; the group starts with 1 to 3
-#define TRIO_LOG     512U
-#define TRIO_FLIGHT  256U
-#define TRIO_MS      UINT64_C(1000000)
-#define TRIO_TIMEOUT (100 * TRIO_MS)
+#define TRIO_NODES     4U // ids 1 to 4; the group starts with 1 to 3
+#define TRIO_LOG       512U
+#define TRIO_FLIGHT    256U
+#define TRIO_MS        UINT64_C(1000000)
+#define TRIO_TIMEOUT   (100 * TRIO_MS)
+#define TRIO_HEARTBEAT (10 * TRIO_MS)
 
 struct trio_entry {
     uint64_t term;
