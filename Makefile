@@ -127,7 +127,10 @@ sim: $(BUILD)/c/build.ninja ## Raft clusters in virtual time, SIM_ARGS (--seeds 
 	meson compile -C $(BUILD)/c tests/sim/simulate
 	$(BUILD)/c/tests/sim/simulate $(SIM_ARGS)
 	$(BUILD)/c/tests/sim/simulate --wild-clocks $(SIM_ARGS)
+	$(BUILD)/c/tests/sim/simulate --log $(SIM_ARGS)
+	$(BUILD)/c/tests/sim/simulate --log --wild-clocks $(SIM_ARGS)
 	$(BUILD)/c/tests/sim/simulate --defects --seeds 20000
+	$(BUILD)/c/tests/sim/simulate --log --defects --seeds 20000
 
 crash: $(VENV)/.built $(VENV)/.deps-test ## kill -9 at random moments under load, ROUNDS (200) times
 	$(BIN)/python tests/cluster/crash_campaign.py --rounds $(ROUNDS)

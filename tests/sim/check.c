@@ -27,9 +27,15 @@ void sim_check_start(struct sim *sim, const struct sim_node *node) {
 }
 
 // Who has answered a leader does not help another one for an election timeout, restarts or not:
-// leases rest on it. `node` has just voted because of `message`.
+// leases rest on it.
 void sim_check_vote(struct sim *sim, const struct sim_node *node,
-                    const struct cg_raft_message *message) {
+                    const struct cg_raft_message *message, const struct cg_raft_status *before) {
+    struct cg_raft_status after;
+    cg_raft_status(node->raft, &after);
+    if (message->type != CG_RAFT_VOTE || after.vote != message->from ||
+        (before->vote == after.vote && before->term == after.term)) {
+        return;
+    }
     uint64_t clock = sim_node_clock(sim, node);
     if (!message->forced && node->promised_clock != 0 &&
         clock - node->promised_clock < sim->profile.election_ns) {
@@ -75,9 +81,14 @@ void sim_check_send(struct sim *sim, struct sim_node *node, const struct cg_raft
     }
 }
 
-// What a server is told, for the two that follow.
+// What a server is told, for the checks.
 void sim_check_heard(struct sim *sim, struct sim_node *node,
                      const struct cg_raft_message *message) {
+    struct cg_raft_status status;
+    cg_raft_status(node->raft, &status);
+    if (message->type == CG_RAFT_HEARTBEAT && message->term >= status.term) {
+        node->heard_clock = sim_node_clock(sim, node);
+    }
     if (message->type == CG_RAFT_VOTE_REPLY && message->pre_vote && message->granted) {
         if (message->term > node->would_elect[message->from]) {
             node->would_elect[message->from] = message->term;
@@ -132,6 +143,7 @@ void sim_check_quorum(struct sim *sim, struct sim_node *node) {
     cg_raft_status(node->raft, &status);
     uint64_t clock = sim_node_clock(sim, node);
     if (status.role != CG_RAFT_LEADER || status.quiet) {
+        node->alone_since = 0;
         return;
     }
     const struct cg_raft_config *config = cg_raft_config(node->raft);
@@ -140,10 +152,15 @@ void sim_check_quorum(struct sim *sim, struct sim_node *node) {
         uint64_t id = config->member[i].id;
         if (!config->member[i].learner) {
             voters++;
-            heard += id == node->id || clock - node->heard_from[id] <= 3 * sim->profile.election_ns;
+            heard +=
+                id == node->id || clock - node->heard_from[id] <= 5 * sim->profile.election_ns / 2;
         }
     }
-    if (2 * heard <= voters) {
+    if (2 * heard > voters) {
+        node->alone_since = 0;
+    } else if (node->alone_since == 0) {
+        node->alone_since = clock; // perhaps by a change of members just now
+    } else if (clock - node->alone_since > sim->profile.election_ns / 2) {
         sim_fail(sim, "node %lu leads term %lu, and %u of %u were heard of for long", node->id,
                  status.term, heard, voters);
     }
@@ -183,14 +200,15 @@ void sim_check_role(struct sim *sim, struct sim_node *node) {
 
 static const struct cg_raft_config *config_of(const struct sim_node *node, uint64_t below,
                                               uint64_t *index) {
-    for (uint64_t i = below; i > node->disk.checkpoint.index; i--) {
+    const struct sim_checkpoint *base = sim_disk_base(&node->disk);
+    for (uint64_t i = below; i > base->index; i--) {
         if (node->log[i] != NULL && node->log[i]->type == CG_RAFT_ENTRY_CONFIG) {
             *index = i;
             return &node->log[i]->config;
         }
     }
     *index = 0;
-    return &node->disk.checkpoint.config;
+    return &base->config;
 }
 
 // A change rests on what is committed: the configuration before it, and an entry of this term.
@@ -276,6 +294,9 @@ static void check_leases(struct sim *sim, const struct sim_node *committer, uint
     for (uint64_t id = 1; id <= sim->nodes_made; id++) {
         const struct sim_node *node = &sim->node[id];
         uint64_t known;
+        if (node->server != NULL && node != committer) {
+            server_check_local(sim, node, index);
+        }
         if (node != committer && node->up &&
             cg_raft_read_index(node->raft, sim_node_clock(sim, node), &known) && known < index) {
             sim_fail(sim, "node %lu would read as of %lu under its lease, and node %lu commits %lu",

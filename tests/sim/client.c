@@ -29,6 +29,10 @@ static void serve_write(struct sim *sim, struct sim_node *node, const struct sim
         sim_answer(sim, node, request, seen == CG_DEDUP_DONE, 0);
         return;
     }
+    if (node->server != NULL) {
+        server_write(sim, node, request);
+        return;
+    }
     uint64_t index;
     if (cg_raft_propose(node->raft, sim_node_clock(sim, node), 1, &index) != 0) {
         sim_answer(sim, node, request, false, 0);
@@ -57,6 +61,10 @@ static void serve_write(struct sim *sim, struct sim_node *node, const struct sim
 
 // Entries without a client: a long tail in the log of a leader that may be about to be deposed.
 void sim_flood(struct sim *sim, struct sim_node *node, uint32_t count) {
+    if (node->server != NULL) {
+        server_flood(sim, node, count);
+        return;
+    }
     uint64_t first;
     if (sim->pool_used + 256 > SIM_INDEX ||
         cg_raft_propose(node->raft, sim_node_clock(sim, node), count, &first) != 0) {
@@ -102,7 +110,9 @@ static void serve_read(struct sim *sim, struct sim_node *node, const struct sim_
 }
 
 void sim_serve(struct sim *sim, struct sim_node *node, const struct sim_request *request) {
-    if (request->read) {
+    if (request->read && node->server != NULL) {
+        server_read(sim, node, request);
+    } else if (request->read) {
         serve_read(sim, node, request);
     } else {
         serve_write(sim, node, request);

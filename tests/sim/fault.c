@@ -97,7 +97,8 @@ static bool can_lose(struct sim *sim, const struct sim_node *node) {
     uint32_t voters = 0;
     for (uint32_t i = 0; i < config->count; i++) {
         voters += !config->member[i].learner;
-        if (sim->node[config->member[i].id].dead) {
+        const struct sim_node *member = &sim->node[config->member[i].id];
+        if (member->dead || member->failing) {
             return false;
         }
     }
@@ -106,6 +107,10 @@ static bool can_lose(struct sim *sim, const struct sim_node *node) {
 
 static void lose_disk(struct sim *sim, struct sim_node *node) {
     sim_trace(sim, "node %lu: its disk fails", node->id);
+    if (node->server != NULL) {
+        server_lose_disk(sim, node);
+        return;
+    }
     cg_raft_disk_error(node->raft);
     sim_node_drain(sim, node, NULL);
     cg_raft_destroy(node->raft);
@@ -116,10 +121,14 @@ static void lose_disk(struct sim *sim, struct sim_node *node) {
 }
 
 static void change(struct sim *sim, struct sim_node *node, enum cg_raft_change kind, uint64_t id) {
-    int result = cg_raft_change(node->raft, sim_node_clock(sim, node), kind, id);
+    int result = node->server != NULL
+                     ? server_change(node, kind, id)
+                     : cg_raft_change(node->raft, sim_node_clock(sim, node), kind, id);
     static const char *const names[] = {"adds learner", "promotes", "removes"};
     sim_trace(sim, "node %lu: %s %lu: %d", node->id, names[kind], id, result);
-    sim_node_drain(sim, node, NULL);
+    if (node->server == NULL) {
+        sim_node_drain(sim, node, NULL);
+    }
 }
 
 static void grow(struct sim *sim, struct sim_node *node) {
@@ -158,9 +167,13 @@ static void shrink(struct sim *sim, struct sim_node *node) {
 static void transfer(struct sim *sim, struct sim_node *node) {
     if (sim_node_leads(node)) {
         uint64_t target = any(sim)->id;
-        int result = cg_raft_transfer(node->raft, sim_node_clock(sim, node), target);
+        int result = node->server != NULL
+                         ? server_transfer(node, target)
+                         : cg_raft_transfer(node->raft, sim_node_clock(sim, node), target);
         sim_trace(sim, "node %lu: hands over to %lu: %d", node->id, target, result);
-        sim_node_drain(sim, node, NULL);
+        if (node->server == NULL) {
+            sim_node_drain(sim, node, NULL);
+        }
     }
 }
 
@@ -231,7 +244,12 @@ static void carry_out(struct sim *sim, enum sim_fault_kind fault) {
     case SIM_ROT:
         node = any(sim);
         if (can_lose(sim, node)) {
-            sim_storage_rot(sim, node);
+            if (node->server != NULL && !server_rot(sim, node)) {
+                break;
+            }
+            if (node->server == NULL) {
+                sim_storage_rot(sim, node);
+            }
             crash(sim, node, election);
         }
         break;

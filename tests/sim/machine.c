@@ -38,22 +38,28 @@ static void apply_data(struct sim *sim, struct sim_node *node, uint64_t index,
     }
 }
 
+void sim_machine_take(struct sim *sim, struct sim_node *node, uint64_t index) {
+    const struct sim_entry *entry = node->log[index];
+    node->applied = index;
+    sim_check_apply(sim, node, index);
+    node->applied_term = entry->term;
+    if (entry->type == CG_RAFT_ENTRY_DATA) {
+        apply_data(sim, node, index, entry);
+    }
+    if (entry->type == CG_RAFT_ENTRY_CONFIG) {
+        node->applied_config = entry->config;
+    }
+}
+
 // Applies what is committed and in this disk's log.
 void sim_machine_apply(struct sim *sim, struct sim_node *node) {
     struct cg_raft_status status;
     cg_raft_status(node->raft, &status);
     uint64_t bound = status.durable_index < node->commit ? status.durable_index : node->commit;
     while (node->applied < bound) {
-        uint64_t index = ++node->applied;
+        uint64_t index = node->applied + 1;
+        sim_machine_take(sim, node, index);
         const struct sim_entry *entry = node->log[index];
-        sim_check_apply(sim, node, index);
-        node->applied_term = entry->term;
-        if (entry->type == CG_RAFT_ENTRY_DATA) {
-            apply_data(sim, node, index, entry);
-        }
-        if (entry->type == CG_RAFT_ENTRY_CONFIG) {
-            node->applied_config = entry->config;
-        }
         if (node->proposal_term[index] != 0) {
             if (node->proposal_term[index] == entry->term && entry->type == CG_RAFT_ENTRY_DATA) {
                 sim_answer(sim, node, &node->proposal[index], true, 0);
@@ -67,7 +73,7 @@ void sim_machine_apply(struct sim *sim, struct sim_node *node) {
 
 // At a start: blocks from the medium, windows from the checkpoint.
 void sim_machine_load(struct sim *sim, struct sim_node *node) {
-    const struct sim_checkpoint *checkpoint = &node->disk.checkpoint;
+    const struct sim_checkpoint *checkpoint = sim_disk_base(&node->disk);
     memcpy(node->value, node->disk.value, sizeof(node->value));
     memcpy(node->value_index, node->disk.value_index, sizeof(node->value_index));
     cg_dedup_clear(&node->window);
@@ -99,6 +105,10 @@ void sim_machine_capture(struct sim *sim, struct sim_node *node, struct sim_chec
 void sim_checkpoint_start(struct sim *sim, struct sim_node *node) {
     sim_push(sim, sim->now + sim_spread(sim, sim->profile.checkpoint_ns), SIM_CHECKPOINT_DUE,
              node->id, 0);
+    if (node->server != NULL) {
+        server_checkpoint_due(sim, node);
+        return;
+    }
     struct sim_disk *disk = &node->disk;
     if (disk->checkpointing || disk->installing || node->applied <= disk->checkpoint.index) {
         return;
@@ -113,6 +123,10 @@ void sim_checkpoint_start(struct sim *sim, struct sim_node *node) {
 }
 
 void sim_checkpoint_done(struct sim *sim, struct sim_node *node) {
+    if (node->server != NULL) {
+        server_checkpoint_done(sim, node);
+        return;
+    }
     struct sim_disk *disk = &node->disk;
     if (!disk->checkpointing) {
         return;

@@ -20,8 +20,7 @@ void sim_node_set_rate(struct sim *sim, struct sim_node *node, int64_t ppm) {
     node->timer_at = 0;
 }
 
-static void arm(struct sim *sim, struct sim_node *node) {
-    uint64_t deadline = cg_raft_deadline(node->raft);
+void sim_node_arm(struct sim *sim, struct sim_node *node, uint64_t deadline) {
     if (deadline == UINT64_MAX) {
         return;
     }
@@ -37,13 +36,19 @@ static void arm(struct sim *sim, struct sim_node *node) {
 
 void sim_node_timer(struct sim *sim, struct sim_node *node) {
     node->timer_at = 0;
+    if (node->server != NULL) {
+        server_timer(sim, node);
+        return;
+    }
     cg_raft_tick(node->raft, sim_node_clock(sim, node));
     sim_node_drain(sim, node, NULL);
     sim_check_quorum(sim, node);
 }
 
 void sim_node_wake(struct sim *sim, struct sim_node *node) {
-    if (node->up && node->paused_until <= sim->now) {
+    if (node->up && node->paused_until <= sim->now && node->server != NULL) {
+        server_wake(sim, node);
+    } else if (node->up && node->paused_until <= sim->now) {
         cg_raft_wake(node->raft, sim_node_clock(sim, node));
         sim_node_drain(sim, node, NULL);
     }
@@ -113,7 +118,7 @@ static void die(struct sim *sim, struct sim_node *node) {
     node->incarnation++;
 }
 
-void sim_node_start(struct sim *sim, struct sim_node *node) {
+static void start_core(struct sim *sim, struct sim_node *node) {
     const struct cg_raft_options options = {
         .id = node->id,
         .election_timeout_ns = sim->profile.election_ns,
@@ -132,25 +137,12 @@ void sim_node_start(struct sim *sim, struct sim_node *node) {
         .fit = fit,
         .context = node,
     };
-    memset(node->log, 0, sizeof(node->log));
-    memset(node->proposal_term, 0, sizeof(node->proposal_term));
-    memset(node->read, 0, sizeof(node->read));
-    memset(node->would_elect, 0, sizeof(node->would_elect));
-    node->told_term = 0;
-    node->fetching = false;
-    node->warm_to = 0;
-    node->paused_until = 0;
-    node->timer_at = 0;
     if (!sim_storage_recover(sim, node, &options)) {
         die(sim, node);
         return;
     }
     node->up = true;
     sim_machine_load(sim, node);
-    if (sim->profile.checkpoint_ns != 0) {
-        sim_push(sim, sim->now + sim_spread(sim, sim->profile.checkpoint_ns), SIM_CHECKPOINT_DUE,
-                 node->id, 0);
-    }
     if (cg_raft_start(node->raft, sim_node_clock(sim, node)) != 0) {
         sim_fail(sim, "node %lu: its log has a gap", node->id);
     }
@@ -163,8 +155,34 @@ void sim_node_start(struct sim *sim, struct sim_node *node) {
     sim_node_drain(sim, node, NULL);
 }
 
+void sim_node_start(struct sim *sim, struct sim_node *node) {
+    memset(node->log, 0, sizeof(node->log));
+    memset(node->proposal_term, 0, sizeof(node->proposal_term));
+    memset(node->read, 0, sizeof(node->read));
+    memset(node->would_elect, 0, sizeof(node->would_elect));
+    node->told_term = 0;
+    node->alone_since = 0;
+    node->fetching = false;
+    node->warm_to = 0;
+    node->paused_until = 0;
+    node->timer_at = 0;
+    if (sim->options.log) {
+        server_start(sim, node);
+    } else {
+        start_core(sim, node);
+    }
+    if (node->up && sim->profile.checkpoint_ns != 0) {
+        sim_push(sim, sim->now + sim_spread(sim, sim->profile.checkpoint_ns), SIM_CHECKPOINT_DUE,
+                 node->id, 0);
+    }
+}
+
 void sim_node_crash(struct sim *sim, struct sim_node *node) {
     sim_trace(sim, "node %lu: crashes", node->id);
+    if (node->server != NULL) {
+        server_crash(sim, node);
+        return;
+    }
     sim_storage_crash(sim, node);
     cg_raft_destroy(node->raft);
     node->raft = NULL;
@@ -250,7 +268,7 @@ static void send_message(struct sim *sim, struct sim_node *node,
     sim_send(sim, mail);
 }
 
-static void send_snapshot(struct sim *sim, struct sim_node *node, uint64_t peer) {
+void sim_send_snapshot(struct sim *sim, struct sim_node *node, uint64_t peer) {
     struct sim_mail *mail = sim_compose(sim);
     mail->kind = SIM_SNAPSHOT;
     mail->from = node->id;
@@ -263,18 +281,21 @@ static void send_snapshot(struct sim *sim, struct sim_node *node, uint64_t peer)
 }
 
 void sim_snapshot_timeout(struct sim *sim, struct sim_node *node, uint64_t peer) {
+    if (node->server != NULL) {
+        server_copied(node, peer, 0, false);
+        return;
+    }
     cg_raft_snapshot_sent(node->raft, peer, 0, false);
     sim_node_drain(sim, node, NULL);
 }
 
-static void role_changed(struct sim *sim, struct sim_node *node) {
+void sim_trace_role(struct sim *sim, const struct sim_node *node) {
     struct cg_raft_status status;
     cg_raft_status(node->raft, &status);
     static const char *const names[] = {"follower", "pre-candidate", "candidate", "leader",
                                         "retired"};
     sim_trace(sim, "node %lu: %s in term %lu, leader %lu", node->id, names[status.role],
               status.term, status.leader);
-    sim_check_role(sim, node);
 }
 
 static void committed(struct sim *sim, struct sim_node *node, uint64_t index) {
@@ -303,7 +324,8 @@ static void carry_out(struct sim *sim, struct sim_node *node, const struct cg_ra
         persist_entries(sim, node, action, mail);
         break;
     case CG_RAFT_ROLE:
-        role_changed(sim, node);
+        sim_trace_role(sim, node);
+        sim_check_role(sim, node);
         break;
     case CG_RAFT_COMMIT:
         committed(sim, node, action->index);
@@ -319,7 +341,7 @@ static void carry_out(struct sim *sim, struct sim_node *node, const struct cg_ra
         send_message(sim, node, &action->message);
         break;
     case CG_RAFT_SEND_SNAPSHOT:
-        send_snapshot(sim, node, action->peer);
+        sim_send_snapshot(sim, node, action->peer);
         break;
     }
 }
@@ -330,7 +352,7 @@ void sim_node_drain(struct sim *sim, struct sim_node *node, const struct sim_mai
         carry_out(sim, node, &action, mail);
     }
     sim_check_quiet(sim, node);
-    arm(sim, node);
+    sim_node_arm(sim, node, cg_raft_deadline(node->raft));
 }
 
 void sim_node_durable(struct sim *sim, struct sim_node *node, uint64_t ticket, uint64_t index) {
@@ -365,18 +387,11 @@ static void receive_raft(struct sim *sim, struct sim_node *node, const struct si
                                             .config = &mail->entry[i]->config};
     }
     message.entries = entries;
-    struct cg_raft_status before, after;
+    struct cg_raft_status before;
     cg_raft_status(node->raft, &before);
-    if (message.type == CG_RAFT_HEARTBEAT && message.term >= before.term) {
-        node->heard_clock = sim_node_clock(sim, node);
-    }
     sim_check_heard(sim, node, &message);
     int result = cg_raft_receive(node->raft, sim_node_clock(sim, node), &message);
-    cg_raft_status(node->raft, &after);
-    if (message.type == CG_RAFT_VOTE && after.vote == message.from &&
-        (before.vote != after.vote || before.term != after.term)) {
-        sim_check_vote(sim, node, &message);
-    }
+    sim_check_vote(sim, node, &message, &before);
     if (result != 0) {
         sim_fail(sim, "node %lu: refused message %d of node %lu in term %lu: %d", node->id,
                  message.type, message.from, message.term, result);
@@ -403,6 +418,10 @@ static void receive_snapshot(struct sim *sim, struct sim_node *node, const struc
 }
 
 void sim_install_ready(struct sim *sim, struct sim_node *node) {
+    if (node->server != NULL) {
+        server_install_ready(sim, node);
+        return;
+    }
     struct sim_disk *disk = &node->disk;
     if (!disk->installing) {
         return;
@@ -444,14 +463,19 @@ void sim_node_installed(struct sim *sim, struct sim_node *node) {
 }
 
 void sim_node_receive(struct sim *sim, struct sim_node *node, const struct sim_mail *mail) {
+    bool server = node->server != NULL;
     switch (mail->kind) {
     case SIM_RAFT:
-        receive_raft(sim, node, mail);
+        (server ? server_receive_raft : receive_raft)(sim, node, mail);
         break;
     case SIM_SNAPSHOT:
-        receive_snapshot(sim, node, mail);
+        (server ? server_receive_snapshot : receive_snapshot)(sim, node, mail);
         break;
     case SIM_SNAPSHOT_DONE:
+        if (server) {
+            server_copied(node, mail->from, mail->value, true);
+            break;
+        }
         cg_raft_snapshot_sent(node->raft, mail->from, mail->value, true);
         sim_node_drain(sim, node, NULL);
         break;

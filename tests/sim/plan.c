@@ -78,7 +78,7 @@ static void plan_profile(struct sim *sim) {
         sim_below(sim, 3) == 0 ? 0 : (UINT64_C(1) << sim_below(sim, 4)) * 50 * SIM_MS;
     p->quiesce_ns = sim_below(sim, 4) == 0 ? 60 * SIM_MS : 0;
     p->election_ns = 50 * SIM_MS;
-    p->message_entries = sim_below(sim, 2) ? SIM_BATCH : (uint32_t)(1 + sim_below(sim, 3));
+    p->message_entries = sim_below(sim, 2) ? 16 : (uint32_t)(1 + sim_below(sim, 3));
     p->message_kib = sim_below(sim, 2) ? 64 : 12;
     p->bound_ppm = sim_below(sim, 2) ? 1000 : 200000;
     p->drift_ppm = p->bound_ppm; // within the bound, mostly at its ends
@@ -87,7 +87,12 @@ static void plan_profile(struct sim *sim) {
         p->weight[i] = sim_below(sim, 3) == 0 ? 0 : (uint32_t)(1 + sim_below(sim, 8));
     }
     p->weight[SIM_HEAL] = 4;
+    p->reluctant = sim_below(sim, 4) == 0;
     plan_focus(sim, p);
+    if (sim->options.log) { // which sends heartbeats on a grid of 20 ms
+        p->election_ns *= 2;
+        p->fault_ns *= 2;
+    }
     if (sim->options.no_loss) {
         p->loss_ppm = 0;
     }

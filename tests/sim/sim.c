@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "sim.h"
+#include "base/log.h"
 
 #include <assert.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
+struct sim_counts sim_counts;
 static struct sim *running; // whose assertions fail
 
 // An assertion in the core ends the run as a broken invariant, not the process: glibc's name.
@@ -25,6 +28,12 @@ void sim_fail(struct sim *sim, const char *format, ...) {
     sim->failure_kind = format;
     sim_trace(sim, "FAILED: %s", sim->failure);
     longjmp(sim->escape, 1);
+}
+
+// What the chunkserver's code says.
+static void log_line(void *context, enum cg_log_level level, const char *line) {
+    (void)level;
+    sim_trace(context, "%s", line);
 }
 
 void sim_trace(struct sim *sim, const char *format, ...) {
@@ -117,7 +126,14 @@ static void dispatch_node(struct sim *sim, struct sim_node *node, const struct s
         sim_node_timer(sim, node);
         break;
     case SIM_DISK_DONE:
-        sim_storage_done(sim, node);
+        if (node->server != NULL) {
+            server_disk_step(node);
+        } else {
+            sim_storage_done(sim, node);
+        }
+        break;
+    case SIM_RESUME:
+        server_resume(node);
         break;
     case SIM_CHECKPOINT_DUE:
         sim_checkpoint_start(sim, node);
@@ -189,7 +205,11 @@ static void steps_until(struct sim *sim, uint64_t end) {
 static void forget(struct sim *sim) {
     for (uint64_t id = 1; id <= SIM_NODES; id++) {
         struct sim_node *node = &sim->node[id];
-        if (node->exists) {
+        if (node->server != NULL) {
+            server_free(node->server);
+            node->server = NULL;
+            cg_dedup_clear(&node->window);
+        } else if (node->exists) {
             cg_raft_destroy(node->raft);
             node->raft = NULL;
             cg_dedup_clear(&node->window);
@@ -198,10 +218,11 @@ static void forget(struct sim *sim) {
 }
 
 void sim_run(struct sim *sim, const struct sim_options *options) {
-    memset(sim, 0, sizeof(*sim));
+    memset(sim, 0, offsetof(struct sim, mail));
     sim->options = *options;
     sim->random = sim_mix(options->seed, 17);
     running = sim;
+    cg_log_set_sink(log_line, sim, options->trace ? CG_LOG_INFO : CG_LOG_ERROR + 1);
     cg_raft_mutation = options->core_mutation;
     if (setjmp(sim->escape) == 0) {
         sim_plan(sim);

@@ -4,10 +4,15 @@
 // an operator, everything that can go wrong with them, and the checks. One step is one event: a
 // message delivered, a timer, a disk write done, a fault, a request.
 //
+// Two modes. In core mode a node is a core driven by the simulator itself, over a log that is a
+// list: millions of steps a second. In log mode (--log) it is the chunkserver's own code for a
+// copyset's log, over the chunkserver's own log on a simulated disk (server.h).
+//
 // Files: sim.c (queue of events, one run), plan.c (what a seed means), network.c, storage.c (a log
-// that loses what was not synced), node.c (drives a core as a chunkserver would), machine.c (blocks
-// and request windows), client.c, fault.c, check.c (invariants after every step), linear.c
-// (histories), mutations.c, shrink.c, main.c.
+// that loses what was not synced), node.c (drives a core as a chunkserver would), server*.c (log
+// mode), process.c and memory.h (its memory), machine.c (blocks and request windows), client.c,
+// fault.c, check.c (invariants after every step), linear.c (histories), mutations.c, shrink.c,
+// main.c.
 //
 // A run ends by sim_fail (long jump) or when its steps are done. Memory is one struct, reused.
 #ifndef CG_TESTS_SIM_H
@@ -28,7 +33,7 @@
 #define SIM_TERMS    2048U
 #define SIM_OPS      1024U // operations of a client in a run
 #define SIM_FAULTS   1024U
-#define SIM_BATCH    16U   // entries of a message
+#define SIM_BATCH    256U  // entries of a message
 #define SIM_MESSAGES 2048U // on their way at once
 #define SIM_EVENTS   8192U
 #define SIM_RECORDS  4096U // of a log
@@ -49,6 +54,8 @@ enum sim_mutation {
     SIM_MUTATION_VOTE_FORGOTTEN_BY_CHECKPOINT,
     SIM_MUTATION_FETCHED_NOT_TOLD,
     SIM_MUTATION_CLOCKS_BEYOND_BOUND,
+    SIM_MUTATION_VOTE_NOT_SYNCED,
+    SIM_MUTATION_STATE_RECYCLED,
 };
 
 // ---- Plan
@@ -87,13 +94,15 @@ struct sim_profile {
     uint32_t bound_ppm; // what the cores are told
     uint64_t election_ns;
     uint32_t message_entries, message_kib; // caps of the cores
-    uint32_t memory_entries;               // applied ones that are in memory; 0: all
-    uint32_t weight[SIM_FAULT_KINDS];      // of the kinds of faults
+    bool reluctant;          // log mode: the machine does not always take what is committed
+    uint32_t memory_entries; // applied ones that are in memory; 0: all
+    uint32_t weight[SIM_FAULT_KINDS]; // of the kinds of faults
 };
 
 struct sim_options {
     uint64_t seed;
     uint32_t steps;
+    bool log; // mode
     bool trace;
     bool no_loss, no_copies, no_late, no_drift; // for shrinking
     bool wild_clocks; // beyond the bound: what reads return is not looked at
@@ -112,6 +121,7 @@ struct sim_entry {
     uint32_t client; // DATA
     uint32_t block;
     uint64_t sequence, settled_below, value;
+    uint32_t other; // log mode: entry of the pool with the same index, counted from 1; 0: none
 };
 
 struct sim_checkpoint {
@@ -170,6 +180,7 @@ struct sim_disk {
     struct sim_checkpoint pending;    // being written
     bool checkpointing;
     struct sim_checkpoint install;
+    struct sim_checkpoint installed; // log mode: copied state that counts
     uint64_t install_from;
     bool installing;
     // Blocks as on the medium; the machine holds them as read
@@ -190,7 +201,9 @@ struct sim_wait {
 struct sim_node {
     struct sim *sim;
     uint64_t id;
-    bool exists, up, dead; // dead: its disk is lost
+    bool exists, up;
+    bool failing, dead;        // its disk will be lost; is
+    struct sim_server *server; // log mode
     uint32_t incarnation;
     uint64_t paused_until;
     uint64_t clock_base, clock_true; // the clock showed `base` at true time `true`
@@ -211,6 +224,7 @@ struct sim_node {
     // when it heard of them (on its clock)
     bool quiet;
     uint64_t would_elect[SIM_NODES + 1], told_term, heard_from[SIM_NODES + 1];
+    uint64_t alone_since; // as leader, on its clock; 0: it is not
     // The machine
     uint64_t applied, applied_term;
     struct cg_raft_config applied_config;
@@ -252,6 +266,7 @@ enum sim_event_kind {
     SIM_RESTART,
     SIM_SNAPSHOT_TIMEOUT,
     SIM_FETCHED,
+    SIM_RESUME,
     SIM_CLIENT_START,
     SIM_CLIENT_RETRY,
     SIM_FAULT,
@@ -281,7 +296,6 @@ struct sim {
     uint64_t random; // for what needs no number of its own
     struct sim_event event[SIM_EVENTS];
     uint32_t event_count;
-    struct sim_mail mail[SIM_MESSAGES];
     uint32_t mail_free;
     bool cut[SIM_NODES + 1][SIM_NODES + 1]; // from, to
     struct sim_node node[SIM_NODES + 1];    // by id
@@ -293,7 +307,16 @@ struct sim {
     uint64_t leader_of[SIM_TERMS];
     const struct sim_entry *committed[SIM_INDEX];
     uint64_t committed_last, committed_term;
+    uint32_t entry_at[SIM_INDEX]; // log mode: entry of the pool by index, counted from 1
+    // At the end, and never cleared
+    struct sim_mail mail[SIM_MESSAGES];
 };
+
+// What log mode has done, over all runs.
+struct sim_counts {
+    uint64_t records, replays, fetches, recycled, installed, resumed, damaged, failed;
+};
+extern struct sim_counts sim_counts;
 
 void sim_run(struct sim *sim,
              const struct sim_options *options); // `failure` is empty if it is well
@@ -324,6 +347,9 @@ void sim_node_drain(struct sim *sim, struct sim_node *node, const struct sim_mai
 void sim_node_receive(struct sim *sim, struct sim_node *node, const struct sim_mail *mail);
 void sim_node_durable(struct sim *sim, struct sim_node *node, uint64_t ticket, uint64_t index);
 void sim_node_installed(struct sim *sim, struct sim_node *node);
+void sim_node_arm(struct sim *sim, struct sim_node *node, uint64_t deadline); // on its clock
+void sim_send_snapshot(struct sim *sim, struct sim_node *node, uint64_t peer);
+void sim_trace_role(struct sim *sim, const struct sim_node *node);
 uint64_t sim_node_clock(const struct sim *sim, const struct sim_node *node);
 void sim_node_set_rate(struct sim *sim, struct sim_node *node, int64_t ppm);
 void sim_node_settle_reads(struct sim *sim, struct sim_node *node);
@@ -341,11 +367,15 @@ void sim_storage_crash(struct sim *sim, struct sim_node *node);
 // Creates the node's core from what survived. False: the disk is damaged.
 bool sim_storage_recover(struct sim *sim, struct sim_node *node,
                          const struct cg_raft_options *options);
+void sim_blocks_crash(struct sim *sim, struct sim_node *node);
+// What the log begins with: the checkpoint or copied state.
+const struct sim_checkpoint *sim_disk_base(const struct sim_disk *disk);
 void sim_storage_rot(struct sim *sim, struct sim_node *node);
 void sim_storage_recycle(struct sim *sim, struct sim_node *node, uint64_t index);
 
 // machine.c
 void sim_machine_load(struct sim *sim, struct sim_node *node);
+void sim_machine_take(struct sim *sim, struct sim_node *node, uint64_t index); // the next one
 void sim_machine_apply(struct sim *sim, struct sim_node *node);
 void sim_machine_capture(struct sim *sim, struct sim_node *node, struct sim_checkpoint *out);
 void sim_take_newer(uint64_t *value, uint64_t *value_index, const struct sim_checkpoint *from);
@@ -367,8 +397,9 @@ void sim_heal(struct sim *sim);
 
 // check.c
 void sim_check_start(struct sim *sim, const struct sim_node *node);
+// After a message; `before`: it came.
 void sim_check_vote(struct sim *sim, const struct sim_node *node,
-                    const struct cg_raft_message *message);
+                    const struct cg_raft_message *message, const struct cg_raft_status *before);
 void sim_check_send(struct sim *sim, struct sim_node *node, const struct cg_raft_message *message);
 void sim_check_role(struct sim *sim, struct sim_node *node);
 void sim_check_heard(struct sim *sim, struct sim_node *node, const struct cg_raft_message *message);
@@ -385,12 +416,37 @@ const struct sim_node *sim_check_settled(struct sim *sim);
 // linear.c
 void sim_check_histories(struct sim *sim, const struct sim_node *last);
 
+// server*.c: what log mode does instead
+void server_start(struct sim *sim, struct sim_node *node);
+void server_free(struct sim_server *server);
+void server_crash(struct sim *sim, struct sim_node *node);
+void server_timer(struct sim *sim, struct sim_node *node);
+void server_disk_step(struct sim_node *node);
+void server_wake(struct sim *sim, struct sim_node *node);
+void server_resume(struct sim_node *node);
+void server_receive_raft(struct sim *sim, struct sim_node *node, const struct sim_mail *mail);
+void server_copied(struct sim_node *node, uint64_t member, uint64_t index, bool ok);
+void server_check_local(struct sim *sim, const struct sim_node *node, uint64_t committed);
+void server_write(struct sim *sim, struct sim_node *node, const struct sim_request *request);
+void server_flood(struct sim *sim, struct sim_node *node, uint32_t count);
+void server_read(struct sim *sim, struct sim_node *node, const struct sim_request *request);
+int server_change(struct sim_node *node, enum cg_raft_change kind, uint64_t id);
+int server_transfer(struct sim_node *node, uint64_t id);
+void server_checkpoint_due(struct sim *sim, struct sim_node *node);
+void server_checkpoint_done(struct sim *sim, struct sim_node *node);
+void server_receive_snapshot(struct sim *sim, struct sim_node *node, const struct sim_mail *mail);
+void server_install_ready(struct sim *sim, struct sim_node *node);
+bool server_rot(struct sim *sim,
+                struct sim_node *node); // false: nothing there that must be noticed
+void server_lose_disk(struct sim *sim, struct sim_node *node);
+
 // mutations.c
 struct sim_defect {
     const char *name;
     const char *what;
     enum cg_raft_mutation core;
     enum sim_mutation sim;
+    bool in_core, in_log; // modes that can find it
 };
 extern const struct sim_defect sim_defects[];
 extern const uint32_t sim_defect_count;

@@ -120,8 +120,12 @@ void sim_storage_done(struct sim *sim, struct sim_node *node) {
     }
 }
 
+const struct sim_checkpoint *sim_disk_base(const struct sim_disk *disk) {
+    return disk->installed.index > disk->checkpoint.index ? &disk->installed : &disk->checkpoint;
+}
+
 // Blocks: what was not synced survives or does not.
-static void crash_blocks(struct sim *sim, struct sim_node *node) {
+void sim_blocks_crash(struct sim *sim, struct sim_node *node) {
     for (uint32_t i = 0; i < SIM_BLOCKS; i++) {
         if (node->value_index[i] > node->disk.value_index[i] && sim_below(sim, 2) == 0) {
             node->disk.value[i] = node->value[i];
@@ -132,7 +136,7 @@ static void crash_blocks(struct sim *sim, struct sim_node *node) {
 
 void sim_storage_crash(struct sim *sim, struct sim_node *node) {
     struct sim_disk *disk = &node->disk;
-    crash_blocks(sim, node);
+    sim_blocks_crash(sim, node);
     disk->checkpointing = false;
     uint32_t end = disk->durable;
     if (sim_below(sim, 2)) {

@@ -65,7 +65,7 @@ static int sim_open(struct cg_disk *disk, const char *path, int flags) {
     }
     inode->links++;
     sim->handles[handle].inode = inode;
-    sim->handles[handle].flags = flags;
+    sim->handles[handle].flags = sim->options.ignore_dsync ? flags & ~O_DSYNC : flags;
     return handle;
 }
 

@@ -27,6 +27,7 @@ struct simdisk_options {
     uint64_t capacity_bytes; // allocated file bytes beyond it give -ENOSPC; 0: no limit
     bool refuse_direct;      // open(O_DIRECT) gives -EINVAL, as tmpfs does
     bool fifo;               // operations complete in the order of submission
+    bool ignore_dsync;       // O_DSYNC is taken and not heeded: a disk that lies
 };
 
 struct simdisk *simdisk_create(const struct simdisk_options *options);

@@ -40,6 +40,21 @@ void simreactor_iterate(struct cg_reactor *reactor) {
     }
 }
 
+bool simreactor_idle(const struct cg_reactor *reactor) {
+    return cg_list_empty(&reactor->deferred);
+}
+
+uint64_t simreactor_deadline(const struct cg_reactor *reactor) {
+    uint64_t first = UINT64_MAX;
+    for (unsigned i = 1; i <= TIMERS_MAX; i++) {
+        const struct cg_timer *timer = reactor->timers[i];
+        if (timer != NULL && timer->deadline_ns < first) {
+            first = timer->deadline_ns;
+        }
+    }
+    return first;
+}
+
 void simreactor_advance(struct cg_reactor *reactor, uint64_t ns) {
     reactor->now += ns;
     for (unsigned i = 1; i <= TIMERS_MAX; i++) {

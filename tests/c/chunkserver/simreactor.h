@@ -17,6 +17,12 @@ void simreactor_destroy(struct cg_reactor *reactor);
 // Ends an iteration: runs what was deferred.
 void simreactor_iterate(struct cg_reactor *reactor);
 
+// True if nothing was deferred.
+bool simreactor_idle(const struct cg_reactor *reactor);
+
+// When the next timer is due; UINT64_MAX: none.
+uint64_t simreactor_deadline(const struct cg_reactor *reactor);
+
 // Lets `ns` pass and runs the timers that are due.
 void simreactor_advance(struct cg_reactor *reactor, uint64_t ns);
 
