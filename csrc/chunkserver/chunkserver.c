@@ -213,7 +213,7 @@ static int open_store(struct cg_chunkserver *server) {
 }
 
 static int open_service(struct cg_chunkserver *server) {
-    cg_service_init(&server->service, server->store, server->pool, server->reactor,
+    cg_service_init(&server->service, server->store, server->peers, server->pool, server->reactor,
                     server->options.inflight_max);
     memcpy(server->methods, server->service.methods, sizeof(server->service.methods));
     cg_peers_methods(server->peers, &server->methods[CG_SERVICE_METHODS]);

@@ -60,7 +60,7 @@ int cg_chunkserver_set_peer(struct cg_chunkserver *server, uint32_t chunkserver,
 int cg_chunkserver_add_copyset(struct cg_chunkserver *server, const struct cg_copyset_spec *spec);
 
 // Deletes the replica, which the copyset has removed as a member. 0 (also if it is not there),
-// -EEXIST if it is there as another member than `member`, -ENOTSUP, or the disk's error.
+// -EEXIST if it is there as another member than `member`, or the disk's error.
 int cg_chunkserver_remove_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
                                   uint64_t member);
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "chunkserver/chunkserver_internal.h"
+#include "chunkserver/epoch_raise.h"
 
 void cg_host_finish(struct cg_host_call *call) {
     struct cg_chunkserver *server = call->server;
@@ -45,37 +46,29 @@ static int errno_of(cg_status status) {
     }
 }
 
-static void mutation_done(void *user, const struct cg_mutation_result *result) {
+static void reclaimed(void *user, const struct cg_mutation_result *result) {
     struct cg_host_call *call = user;
-    if (result->status != curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_SUCCESS) {
-        call->result = errno_of(result->status);
+    call->result = errno_of(result->status);
+    cg_host_finish(call);
+}
+
+static void epoch_raised(void *user, cg_status status) {
+    struct cg_host_call *call = user;
+    switch (status) {
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_EPOCH_TOO_OLD: // a higher one is known
+        break;
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_FAILURE_UNKNOWN:
+        call->result = -EAGAIN;
+        break;
+    default:
+        call->result = errno_of(status);
     }
-    if (--call->waiting == 0) {
-        cg_host_finish(call);
-    }
+    cg_host_finish(call);
 }
 
 static void raise_epoch(struct cg_host_call *call) {
-    struct cg_store *store = call->server->store;
-    call->waiting = 1;
-    uint32_t count = cg_store_copyset_count(store);
-    for (uint32_t i = 0; i < count; i++) {
-        struct cg_copyset *copyset = cg_store_copyset_at(store, i);
-        if (cg_copyset_epoch(copyset, call->id) < call->epoch) {
-            struct cg_mutation mutation = {
-                .kind = CG_MUTATE_EPOCH,
-                .copyset = copyset,
-                .file_id = call->id,
-                .epoch = call->epoch,
-                .done = mutation_done,
-                .user = call,
-            };
-            call->waiting++;
-            cg_store_mutate(store, &mutation);
-        }
-    }
-    struct cg_mutation_result end = {0};
-    mutation_done(call, &end);
+    cg_epoch_raise_all(call->server->store, call->server->reactor, call->id, call->epoch,
+                       epoch_raised, call);
 }
 
 int cg_chunkserver_raise_epoch(struct cg_chunkserver *server, uint64_t file_id, uint64_t epoch) {
@@ -94,10 +87,9 @@ static void reclaim(struct cg_host_call *call) {
         .kind = CG_MUTATE_DELETE,
         .copyset = copyset,
         .chunk_id = call->id,
-        .done = mutation_done,
+        .done = reclaimed,
         .user = call,
     };
-    call->waiting = 1;
     cg_store_mutate(store, &mutation);
 }
 

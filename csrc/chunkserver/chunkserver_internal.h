@@ -60,7 +60,6 @@ struct cg_host_call {
     uint32_t copyset;
     uint64_t id; // chunk or volume
     uint64_t epoch;
-    uint32_t waiting;
     struct cg_chunkserver_stats *stats;
     struct cg_bad_block *bad_blocks;
     uint32_t max;

@@ -38,13 +38,22 @@ int cg_chunkserver_add_copyset(struct cg_chunkserver *server, const struct cg_co
     return cg_host_call(server, &call);
 }
 
+static void removed(void *user, int status) {
+    struct cg_host_call *call = user;
+    call->result = status;
+    cg_host_finish(call);
+}
+
+static void remove_copyset(struct cg_host_call *call) {
+    cg_store_remove_copyset(call->server->store, call->pool, call->copyset, call->member, removed,
+                            call);
+}
+
 int cg_chunkserver_remove_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,
                                   uint64_t member) {
-    (void)server;
-    (void)pool;
-    (void)copyset;
-    (void)member;
-    return -ENOTSUP;
+    struct cg_host_call call = {
+        .run = remove_copyset, .pool = pool, .copyset = copyset, .member = member};
+    return cg_host_call(server, &call);
 }
 
 // ---- Members and leaders

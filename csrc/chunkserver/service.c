@@ -124,7 +124,7 @@ const char *cg_service_health(void *context) {
     return cg_store_disk_error(service->store) == 0 ? "OK\n" : NULL;
 }
 
-void cg_service_init(struct cg_service *service, struct cg_store *store,
+void cg_service_init(struct cg_service *service, struct cg_store *store, struct cg_peers *peers,
                      struct cg_buffer_pool *pool, struct cg_reactor *reactor,
                      uint32_t inflight_max) {
     static const char chunk_service[] = "curve.chunkserver.ChunkService";
@@ -151,6 +151,7 @@ void cg_service_init(struct cg_service *service, struct cg_store *store,
                    "CG_SERVICE_METHODS counts the methods");
     *service = (struct cg_service){
         .store = store,
+        .peers = peers,
         .pool = pool,
         .reactor = reactor,
         .inflight_max = inflight_max != 0 ? inflight_max : INFLIGHT_MAX_DEFAULT,

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "chunkserver/peers.h"
 #include "chunkserver/store.h"
 #include "rpc/server.h"
 
@@ -20,6 +21,7 @@ struct cg_service_stats {
 
 struct cg_service {
     struct cg_store *store;
+    struct cg_peers *peers; // tells where those are who lead
     struct cg_buffer_pool *pool;
     struct cg_reactor *reactor;
     uint32_t inflight_max;
@@ -32,7 +34,7 @@ struct cg_service {
 };
 
 // Fills `service` and its methods. `inflight_max` 0: 5000.
-void cg_service_init(struct cg_service *service, struct cg_store *store,
+void cg_service_init(struct cg_service *service, struct cg_store *store, struct cg_peers *peers,
                      struct cg_buffer_pool *pool, struct cg_reactor *reactor,
                      uint32_t inflight_max);
 

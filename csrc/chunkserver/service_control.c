@@ -3,71 +3,22 @@
 // Epochs, leaders, and what this store does not have.
 #include <errno.h>
 #include <pb_decode.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "chunkserver/epoch_raise.h"
 #include "chunkserver/service_internal.h"
 #include "gateway/proto/cli2.pb.h"
 
 #define CURVEBS_ENOENT 2 // the RPC error for an unknown group
 
-struct epoch_update {
-    struct cg_server_request *request;
-    uint32_t waiting;
-    cg_status status;
-};
-
-static void answer_epoch(struct cg_server_request *request, cg_status status) {
+static void answer_epoch(void *user, cg_status status) {
+    struct cg_server_request *request = user;
     cg_service_end(cg_service_of(request), status);
     curve_chunkserver_UpdateEpochResponse response = {.status = status};
     cg_server_reply(request, curve_chunkserver_UpdateEpochResponse_fields, &response, NULL, 0, NULL,
                     NULL);
-}
-
-static void epoch_done(void *user, const struct cg_mutation_result *result) {
-    struct epoch_update *update = user;
-    if (result->status != CG_STATUS(SUCCESS)) {
-        update->status = result->status;
-    }
-    if (--update->waiting == 0) {
-        answer_epoch(update->request, update->status);
-        free(update);
-    }
-}
-
-// Proposes the epoch to every copyset that does not know it yet.
-static void propose_epoch(struct cg_server_request *request, uint64_t file_id, uint64_t epoch) {
-    struct cg_store *store = cg_service_of(request)->store;
-    struct epoch_update *update = malloc(sizeof(*update));
-    if (update == NULL) {
-        answer_epoch(request, CG_STATUS(OVERLOAD));
-        return;
-    }
-    // One more than there are, so that the last answer comes from below.
-    *update = (struct epoch_update){request, 1, CG_STATUS(SUCCESS)};
-    uint32_t count = cg_store_copyset_count(store);
-    for (uint32_t i = 0; i < count; i++) {
-        struct cg_copyset *copyset = cg_store_copyset_at(store, i);
-        uint64_t known = cg_copyset_epoch(copyset, file_id);
-        if (known > epoch) {
-            update->status = CG_STATUS(EPOCH_TOO_OLD);
-        } else if (known < epoch) {
-            update->waiting++;
-            struct cg_mutation mutation = {
-                .kind = CG_MUTATE_EPOCH,
-                .copyset = copyset,
-                .file_id = file_id,
-                .epoch = epoch,
-                .done = epoch_done,
-                .user = update,
-            };
-            cg_store_mutate(store, &mutation);
-        }
-    }
-    struct cg_mutation_result end = {.status = update->status};
-    epoch_done(update, &end);
 }
 
 void cg_service_update_epoch(struct cg_server_request *request) {
@@ -83,7 +34,8 @@ void cg_service_update_epoch(struct cg_server_request *request) {
         answer_epoch(request, CG_STATUS(OVERLOAD));
         return;
     }
-    propose_epoch(request, message.fileId, message.epoch);
+    cg_epoch_raise_all(service->store, service->reactor, message.fileId, message.epoch,
+                       answer_epoch, request);
 }
 
 void cg_service_get_leader(struct cg_server_request *request) {

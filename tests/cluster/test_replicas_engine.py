@@ -134,6 +134,11 @@ def test_a_member_joins_and_another_leaves(trio: Trio) -> None:
             and {member.id for member in trio.status(lead).members} == wanted
         )
     )
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.EEXIST):
+        trio.servers[gone - 1].remove_copyset(POOL, COPYSET, member=99)
+    trio.servers[gone - 1].remove_copyset(POOL, COPYSET, member=gone)
+    assert trio.servers[gone - 1].copysets() == []
+    trio.servers[gone - 1].remove_copyset(POOL, COPYSET, member=gone)  # again: no error
 
 
 def test_what_cannot_be_is_refused(trio: Trio) -> None:

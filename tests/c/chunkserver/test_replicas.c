@@ -336,6 +336,29 @@ static void who_does_not_lead_says_who_does(void **state) {
     }
 }
 
+// Those who follow are told of it later.
+static void an_epoch_counts_on_all_three(void **state) {
+    struct fixture *f = *state;
+    write_block(f, 1, 0, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        // In any order, the leader may be the last one.
+        int result = cg_chunkserver_raise_epoch(f->node[(leader(f) + 1 + i) % 3].server, 5, 7);
+        assert_int_equal(i == 2 ? 0 : -EAGAIN, result);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(0, cg_chunkserver_raise_epoch(f->node[i].server, 5, 7));
+        assert_int_equal(0, cg_chunkserver_raise_epoch(f->node[i].server, 5, 6));
+    }
+    uint8_t data[4096] = {0};
+    curve_chunkserver_ChunkRequest request = request_of(TYPE(WRITE), 1, 0, sizeof(data));
+    request.has_sn = request.has_fileId = request.has_epoch = true;
+    request.sn = 1;
+    request.fileId = 5;
+    request.epoch = 6;
+    assert_int_equal(STATUS(EPOCH_TOO_OLD), wire_chunk(f->node[leader(f)].fd, "WriteChunk",
+                                                       &request, data, sizeof(data), &f->reply));
+}
+
 static void members_change(void **state) {
     struct fixture *f = *state;
     struct cg_copyset_log_status status;
@@ -368,7 +391,11 @@ static void members_change(void **state) {
         assert_true(look(f, lead, &status));
     } while (status.config_index > status.commit_index);
     assert_int_equal(3, status.config.count);
-    stop_node(f, gone);
+    assert_int_equal(-EEXIST,
+                     cg_chunkserver_remove_copyset(f->node[gone].server, POOL, COPYSET, 99));
+    assert_int_equal(
+        0, cg_chunkserver_remove_copyset(f->node[gone].server, POOL, COPYSET, f->node[gone].id));
+    assert_false(look(f, gone, &status));
     // Without the old leader the new one is needed.
     stop_node(f, lead);
     for (uint32_t i = 0; i < 50; i++) {
@@ -453,6 +480,7 @@ int main(void) {
         WITH(one_of_three_may_be_away_and_comes_back),
         WITH(all_of_them_restart),
         WITH(who_does_not_lead_says_who_does),
+        WITH(an_epoch_counts_on_all_three),
         WITH(members_change),
         WITH(strangers_messages_do_no_harm),
     };
