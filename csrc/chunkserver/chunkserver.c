@@ -83,14 +83,14 @@ static int listen_all(struct cg_chunkserver *server) {
     return result;
 }
 
-static void set_leader(struct cg_chunkserver *server) {
+static void set_address(struct cg_chunkserver *server) {
     const char *advertise =
         server->options.advertise != NULL ? server->options.advertise : server->address;
-    size_t room = sizeof(server->service.leader);
-    int length = snprintf(server->service.leader, room, "%s:0", advertise);
+    size_t room = sizeof(server->service.address);
+    int length = snprintf(server->service.address, room, "%s:0", advertise);
     if (length < 0 || (size_t)length >= room) {
         // Only a unix path can be that long, and no client asks it for a leader.
-        snprintf(server->service.leader, room, "0.0.0.0:0:0");
+        snprintf(server->service.address, room, "0.0.0.0:0:0");
     }
 }
 
@@ -232,7 +232,7 @@ static int open_service(struct cg_chunkserver *server) {
     }
     result = listen_all(server);
     if (result == 0) {
-        set_leader(server);
+        set_address(server);
         open_door(server);
     }
     return result;

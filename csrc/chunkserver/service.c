@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "chunkserver/service.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "chunkserver/service_internal.h"
@@ -12,7 +13,7 @@ void cg_service_end(struct cg_service *service, cg_status status) {
     if (status == CG_STATUS(OVERLOAD)) {
         service->stats.overloads++;
     } else if (status != CG_STATUS(SUCCESS) && status != CG_STATUS(CHUNK_NOTEXIST) &&
-               status != CG_STATUS(MISCOMPARE)) {
+               status != CG_STATUS(MISCOMPARE) && status != CG_STATUS(REDIRECTED)) {
         service->stats.errors++;
     }
 }
@@ -45,6 +46,30 @@ void cg_service_reply(struct cg_server_request *request, cg_status status, uint6
 void cg_service_answer(struct cg_server_request *request, cg_status status, uint64_t index) {
     cg_service_end(cg_service_of(request), status);
     cg_service_reply(request, status, index, NULL, NULL, NULL);
+}
+
+void cg_service_leader(const struct cg_service *service, uint64_t member, char out[64]) {
+    const char *address = member != 0 ? cg_peers_address(service->peers, (uint32_t)member) : NULL;
+    int length = address != NULL ? snprintf(out, 64, "%s:0", address) : 0;
+    if (length <= 0 || length >= 64) {
+        out[0] = '\0';
+    }
+}
+
+void cg_service_redirect(struct cg_server_request *request, uint64_t member) {
+    struct cg_service *service = cg_service_of(request);
+    curve_chunkserver_ChunkResponse response = {.status = CG_STATUS(REDIRECTED)};
+    cg_service_leader(service, member, response.redirect);
+    response.has_redirect = response.redirect[0] != '\0';
+    cg_service_end(service, CG_STATUS(REDIRECTED));
+    cg_server_reply(request, curve_chunkserver_ChunkResponse_fields, &response, NULL, 0, NULL,
+                    NULL);
+}
+
+bool cg_service_fenced(struct cg_server_request *request) {
+    const struct cg_chunk_call *call = cg_call_of(request);
+    const struct cg_chunk_request *r = &call->request;
+    return r->strict_epoch && r->epoch < cg_copyset_epoch(call->copyset, r->file_id);
 }
 
 int cg_service_prepare(struct cg_server_request *request) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // ChunkService and CliService2 on a store: checks requests at the edge, before anything is logged,
-// and answers as CurveBS does (docs/wire.md has the table of statuses). The reactor's thread.
+// and answers as CurveBS does (docs/wire.md has the table of statuses). Where another replica leads
+// the answer is REDIRECTED with its address. The reactor's thread.
 #ifndef CG_CHUNKSERVER_SERVICE_H
 #define CG_CHUNKSERVER_SERVICE_H
 
@@ -27,7 +28,7 @@ struct cg_service {
     uint32_t inflight_max;
     uint32_t inflight;
     bool stopping;            // everything new is answered OVERLOAD
-    char leader[64];          // "ip:port:0": what GetLeader answers
+    char address[64];         // "ip:port:0": what GetLeader answers where this server leads
     uint64_t snapshot_log_ns; // when a snapshot request was last logged
     struct cg_service_stats stats;
     struct cg_server_method methods[CG_SERVICE_METHODS];

@@ -11,7 +11,9 @@
 #include "chunkserver/service_internal.h"
 #include "gateway/proto/cli2.pb.h"
 
-#define CURVEBS_ENOENT 2 // the RPC error for an unknown group
+// CurveBS's RPC errors.
+#define CURVEBS_ENOENT 2  // an unknown group
+#define CURVEBS_EAGAIN 11 // no leader is known
 
 static void answer_epoch(void *user, cg_status status) {
     struct cg_server_request *request = user;
@@ -46,15 +48,26 @@ void cg_service_get_leader(struct cg_server_request *request) {
         cg_server_reply_error(request, CG_RPC_EREQUEST, "the request cannot be parsed");
         return;
     }
-    if (cg_store_copyset(service->store, message.logicPoolId, message.copysetId) == NULL) {
+    const struct cg_copyset *copyset =
+        cg_store_copyset(service->store, message.logicPoolId, message.copysetId);
+    if (copyset == NULL) {
         cg_server_reply_error(request, CURVEBS_ENOENT, "there is no such copyset here");
         return;
     }
     curve_chunkserver_GetLeaderResponse2 response = curve_chunkserver_GetLeaderResponse2_init_zero;
-    response.leader.has_address = true;
-    _Static_assert(sizeof(response.leader.address) >= sizeof(service->leader),
+    _Static_assert(sizeof(response.leader.address) >= sizeof(service->address),
                    "a leader's address fits");
-    memcpy(response.leader.address, service->leader, sizeof(service->leader));
+    uint64_t leader = cg_copyset_leader(copyset);
+    if (leader != 0 && leader == cg_copyset_member(copyset)) {
+        memcpy(response.leader.address, service->address, sizeof(service->address));
+    } else {
+        cg_service_leader(service, leader, response.leader.address);
+    }
+    if (response.leader.address[0] == '\0') {
+        cg_server_reply_error(request, CURVEBS_EAGAIN, "no leader is known");
+        return;
+    }
+    response.leader.has_address = true;
     cg_server_reply(request, curve_chunkserver_GetLeaderResponse2_fields, &response, NULL, 0, NULL,
                     NULL);
 }

@@ -32,6 +32,16 @@ static inline struct cg_chunk_call *cg_call_of(struct cg_server_request *request
 void cg_service_reply(struct cg_server_request *request, cg_status status, uint64_t index,
                       const struct iovec *data, void (*release)(void *argument), void *argument);
 
+// The address of the chunkserver with this member's replica, "ip:port:0" as CurveBS writes it;
+// empty if it is not known.
+void cg_service_leader(const struct cg_service *service, uint64_t member, char out[64]);
+
+// Answers a ChunkRequest with REDIRECTED to that member and ends it.
+void cg_service_redirect(struct cg_server_request *request, uint64_t member);
+
+// Whether the request's epoch has become too old while it waited.
+bool cg_service_fenced(struct cg_server_request *request);
+
 // Answers a ChunkRequest without data and ends it. `index` UINT64_MAX: none. cg_service_begin must
 // have been called for it.
 void cg_service_answer(struct cg_server_request *request, cg_status status, uint64_t index);

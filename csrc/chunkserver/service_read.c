@@ -15,9 +15,26 @@ static void release_buffer(void *argument) {
     cg_buffer_unref(argument);
 }
 
+// Answers what is not to be answered with what was read. A read may have waited for the others to
+// confirm that this replica leads, and another owner may have come meanwhile.
+static bool refused(struct cg_server_request *request, const struct cg_read_result *result) {
+    if (result->status == CG_STATUS(REDIRECTED)) {
+        cg_service_redirect(request, result->leader);
+        return true;
+    }
+    if (cg_service_fenced(request)) {
+        cg_service_answer(request, CG_STATUS(EPOCH_TOO_OLD), result->index);
+        return true;
+    }
+    return false;
+}
+
 static void read_done(void *user, const struct cg_read_result *result) {
     struct cg_server_request *request = user;
     const struct cg_chunk_call *call = cg_call_of(request);
+    if (refused(request, result)) {
+        return;
+    }
     if (result->status != CG_STATUS(SUCCESS) || call->request.size == 0) {
         cg_service_answer(request, result->status, result->index);
         return;
@@ -29,11 +46,13 @@ static void read_done(void *user, const struct cg_read_result *result) {
                      cg_buffer_ref(result->buffer));
 }
 
-static void ask(struct cg_server_request *request, enum cg_read_kind kind,
+// `local`: as it is here, whoever leads.
+static void ask(struct cg_server_request *request, enum cg_read_kind kind, bool local,
                 void (*done)(void *user, const struct cg_read_result *result)) {
     const struct cg_chunk_call *call = cg_call_of(request);
     struct cg_query query = {
         .kind = kind,
+        .local = local,
         .copyset = call->copyset,
         .chunk_id = call->request.chunk_id,
         .offset = call->request.offset,
@@ -49,7 +68,7 @@ void cg_service_read(struct cg_server_request *request) {
         struct cg_service *service = cg_service_of(request);
         service->stats.reads++;
         service->stats.read_bytes += cg_call_of(request)->request.size;
-        ask(request, CG_READ_DATA, read_done);
+        ask(request, CG_READ_DATA, false, read_done);
     }
 }
 
@@ -84,6 +103,9 @@ static void status_done(void *user, const struct cg_read_result *result) {
     static const uint8_t nothing[CG_BLOCKMAP_BYTES];
     struct cg_server_request *request = user;
     const struct cg_chunk_request *r = &cg_call_of(request)->request;
+    if (refused(request, result)) {
+        return;
+    }
     bool hole = result->status == CG_STATUS(CHUNK_NOTEXIST);
     if (!hole && result->status != CG_STATUS(SUCCESS)) {
         cg_service_answer(request, result->status, result->index);
@@ -108,7 +130,7 @@ static void status_done(void *user, const struct cg_read_result *result) {
 void cg_service_block_status(struct cg_server_request *request) {
     if (cg_service_begin(request, CG_OP_TYPE(BLOCK_STATUS), false)) {
         cg_service_of(request)->stats.others++;
-        ask(request, CG_READ_STATUS, status_done);
+        ask(request, CG_READ_STATUS, false, status_done);
     }
 }
 
@@ -143,9 +165,14 @@ static bool enter(struct cg_server_request *request, uint32_t pool, uint32_t cop
     return true;
 }
 
-static void answer_info(struct cg_server_request *request, cg_status status, uint64_t sn) {
+static void answer_info(struct cg_server_request *request, cg_status status, uint64_t sn,
+                        uint64_t leader) {
     cg_service_end(cg_service_of(request), status);
     curve_chunkserver_GetChunkInfoResponse response = {.status = status};
+    if (status == CG_STATUS(REDIRECTED)) {
+        cg_service_leader(cg_service_of(request), leader, response.redirect);
+        response.has_redirect = response.redirect[0] != '\0';
+    }
     if (status == CG_STATUS(SUCCESS)) {
         response.chunkSn_count = 1;
         response.chunkSn[0] = sn;
@@ -155,7 +182,7 @@ static void answer_info(struct cg_server_request *request, cg_status status, uin
 }
 
 static void info_done(void *user, const struct cg_read_result *result) {
-    answer_info(user, result->status, result->sn);
+    answer_info(user, result->status, result->sn, result->leader);
 }
 
 void cg_service_chunk_info(struct cg_server_request *request) {
@@ -165,12 +192,12 @@ void cg_service_chunk_info(struct cg_server_request *request) {
     }
     cg_status status;
     if (!enter(request, message.logicPoolId, message.copysetId, &status)) {
-        answer_info(request, status, 0);
+        answer_info(request, status, 0, 0);
         return;
     }
     struct cg_chunk_call *call = cg_call_of(request);
     call->request = (struct cg_chunk_request){.chunk_id = message.chunkId};
-    ask(request, CG_READ_INFO, info_done);
+    ask(request, CG_READ_INFO, false, info_done);
 }
 
 static void answer_hash(struct cg_server_request *request, cg_status status, uint32_t crc) {
@@ -194,6 +221,7 @@ static void hash_done(void *user, const struct cg_read_result *result) {
     answer_hash(request, result->status, crc);
 }
 
+// The hash of what this replica has: it is there to compare replicas.
 void cg_service_chunk_hash(struct cg_server_request *request) {
     curve_chunkserver_GetChunkHashRequest message = curve_chunkserver_GetChunkHashRequest_init_zero;
     if (!decode(request, curve_chunkserver_GetChunkHashRequest_fields, &message)) {
@@ -213,5 +241,5 @@ void cg_service_chunk_hash(struct cg_server_request *request) {
     struct cg_chunk_call *call = cg_call_of(request);
     call->request = (struct cg_chunk_request){
         .chunk_id = message.chunkId, .offset = message.offset, .size = message.length};
-    ask(request, CG_READ_DATA, hash_done);
+    ask(request, CG_READ_DATA, true, hash_done);
 }

@@ -6,6 +6,10 @@
 
 static void mutated(void *user, const struct cg_mutation_result *result) {
     struct cg_server_request *request = user;
+    if (result->status == CG_STATUS(REDIRECTED)) {
+        cg_service_redirect(request, result->leader);
+        return;
+    }
     if (result->status == CG_STATUS(MISCOMPARE)) {
         cg_service_end(cg_service_of(request), result->status);
         curve_chunkserver_ChunkResponse response = {

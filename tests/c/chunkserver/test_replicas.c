@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <ftw.h>
+#include <pb_decode.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@
 #include "base/log.h"
 #include "chunkserver/chunkserver.h"
 #include "chunkserver/raft_wire.h"
+#include "gateway/proto/cli2.pb.h"
 #include "wireclient.h"
 
 #define STATUS(name) curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_##name
@@ -321,19 +323,103 @@ static void all_of_them_restart(void **state) {
     await_equal(f);
 }
 
+// Whom a server names as the leader, "" if it knows none.
+static const char *named_leader(struct fixture *f, unsigned i) {
+    static curve_chunkserver_GetLeaderResponse2 response;
+    curve_chunkserver_GetLeaderRequest2 request = curve_chunkserver_GetLeaderRequest2_init_zero;
+    request.logicPoolId = POOL;
+    request.copysetId = COPYSET;
+    wire_call(f->node[i].fd, "curve.chunkserver.CliService2", "GetLeader",
+              curve_chunkserver_GetLeaderRequest2_fields, &request, NULL, 0, &f->reply);
+    if (f->reply.error_code != 0) {
+        assert_int_equal(11, f->reply.error_code); // EAGAIN, as CurveBS
+        return "";
+    }
+    pb_istream_t stream = pb_istream_from_buffer(f->reply.message, f->reply.message_length);
+    memset(&response, 0, sizeof(response));
+    assert_true(pb_decode(&stream, curve_chunkserver_GetLeaderResponse2_fields, &response));
+    return response.leader.address;
+}
+
 static void who_does_not_lead_says_who_does(void **state) {
     struct fixture *f = *state;
-    unsigned lead = leader(f);
     uint8_t data[4096] = {0};
-    curve_chunkserver_ChunkRequest request = request_of(TYPE(WRITE), 1, 0, sizeof(data));
-    request.has_sn = true;
-    request.sn = 1;
+    write_block(f, 1, 0, 1);
     await_equal(f); // so that the others know the leader
+    unsigned lead = leader(f);
+    char address[160];
+    snprintf(address, sizeof(address), "%s:0", f->node[lead].address);
+    curve_chunkserver_ChunkRequest write = request_of(TYPE(WRITE), 1, 0, sizeof(data));
+    write.has_sn = true;
+    write.sn = 1;
+    curve_chunkserver_ChunkRequest read = request_of(TYPE(READ), 1, 0, 4096);
+    curve_chunkserver_ChunkRequest look = request_of(TYPE(BLOCK_STATUS), 1, 0, 4096);
     for (unsigned i = 0; i < 3; i++) {
-        curve_chunkserver_CHUNK_OP_STATUS status =
-            wire_chunk(f->node[i].fd, "WriteChunk", &request, data, sizeof(data), &f->reply);
-        assert_int_equal(i == lead ? STATUS(SUCCESS) : STATUS(REDIRECTED), status);
+        struct wire_reply *reply = &f->reply;
+        int fd = f->node[i].fd;
+        assert_string_equal(address, named_leader(f, i));
+        curve_chunkserver_CHUNK_OP_STATUS expected =
+            i == lead ? STATUS(SUCCESS) : STATUS(REDIRECTED);
+        const char *hint = i == lead ? "" : address;
+        assert_int_equal(expected, wire_chunk(fd, "WriteChunk", &write, data, sizeof(data), reply));
+        assert_string_equal(hint, reply->chunk.redirect);
+        assert_int_equal(expected, wire_chunk(fd, "ReadChunk", &read, NULL, 0, reply));
+        assert_string_equal(hint, reply->chunk.redirect);
+        assert_int_equal(i == lead ? 4096 : 0, reply->data_length);
+        assert_int_equal(expected, wire_chunk(fd, "GetBlockStatus", &look, NULL, 0, reply));
+        assert_string_equal(hint, reply->chunk.redirect);
+        curve_chunkserver_GetChunkInfoRequest info = {POOL, COPYSET, 1};
+        wire_call(fd, "curve.chunkserver.ChunkService", "GetChunkInfo",
+                  curve_chunkserver_GetChunkInfoRequest_fields, &info, NULL, 0, reply);
+        curve_chunkserver_GetChunkInfoResponse told =
+            curve_chunkserver_GetChunkInfoResponse_init_zero;
+        pb_istream_t stream = pb_istream_from_buffer(reply->message, reply->message_length);
+        assert_true(pb_decode(&stream, curve_chunkserver_GetChunkInfoResponse_fields, &told));
+        assert_int_equal(expected, told.status);
+        assert_string_equal(hint, told.redirect);
     }
+}
+
+static void the_hash_is_of_each_replicas_own(void **state) {
+    struct fixture *f = *state;
+    char first[32] = "";
+    write_block(f, 1, 3, 1);
+    await_equal(f);
+    for (unsigned i = 0; i < 3; i++) {
+        curve_chunkserver_GetChunkHashRequest request = {POOL, COPYSET, 1, 0, 65536};
+        wire_call(f->node[i].fd, "curve.chunkserver.ChunkService", "GetChunkHash",
+                  curve_chunkserver_GetChunkHashRequest_fields, &request, NULL, 0, &f->reply);
+        curve_chunkserver_GetChunkHashResponse told =
+            curve_chunkserver_GetChunkHashResponse_init_zero;
+        pb_istream_t stream = pb_istream_from_buffer(f->reply.message, f->reply.message_length);
+        assert_true(pb_decode(&stream, curve_chunkserver_GetChunkHashResponse_fields, &told));
+        assert_int_equal(STATUS(SUCCESS), told.status);
+        assert_true(i == 0 || strcmp(first, told.hash) == 0);
+        snprintf(first, sizeof(first), "%s", told.hash);
+    }
+}
+
+// With one of three nobody can lead: neither is anybody named for long, nor does a request wait
+// long.
+static void without_a_majority_requests_are_sent_away(void **state) {
+    struct fixture *f = *state;
+    write_block(f, 1, 0, 1);
+    unsigned last = leader(f);
+    stop_node(f, (last + 1) % 3);
+    stop_node(f, (last + 2) % 3);
+    curve_chunkserver_ChunkRequest read = request_of(TYPE(READ), 1, 0, 4096);
+    // The lease holds for a while.
+    curve_chunkserver_CHUNK_OP_STATUS status = STATUS(SUCCESS);
+    for (uint64_t end = cg_now_ns() + LIMIT_NS; cg_now_ns() < end && status == STATUS(SUCCESS);) {
+        status = wire_chunk(f->node[last].fd, "ReadChunk", &read, NULL, 0, &f->reply);
+    }
+    assert_int_equal(STATUS(REDIRECTED), status);
+    uint64_t start = cg_now_ns();
+    status = wire_chunk(f->node[last].fd, "ReadChunk", &read, NULL, 0, &f->reply);
+    assert_in_range(cg_now_ns() - start, 0, 2 * CG_NS_PER_S);
+    assert_int_equal(STATUS(REDIRECTED), status);
+    assert_string_equal("", f->reply.chunk.redirect);
+    assert_string_equal("", named_leader(f, last));
 }
 
 // Those who follow are told of it later.
@@ -480,6 +566,8 @@ int main(void) {
         WITH(one_of_three_may_be_away_and_comes_back),
         WITH(all_of_them_restart),
         WITH(who_does_not_lead_says_who_does),
+        WITH(the_hash_is_of_each_replicas_own),
+        WITH(without_a_majority_requests_are_sent_away),
         WITH(an_epoch_counts_on_all_three),
         WITH(members_change),
         WITH(strangers_messages_do_no_harm),
