@@ -534,7 +534,8 @@ static int restore_copyset(struct cg_store *store, const uint8_t *in, size_t len
         return cg_copyset_gone(store, head.group) ? 0 : -ENOENT;
     }
     if (head.member != 0 && head.member != copyset->member.self) {
-        return 0; // of a replica that was removed before this one came
+        // Of a replica that was removed before this one came; its file would be there.
+        return copyset->member.self != 0 ? 0 : -ENOENT;
     }
     if (head.members > 0 && cg_log_config_decode(in + head.length, head.members,
                                                  &head.base.config) != (int64_t)head.members) {
@@ -576,7 +577,9 @@ int cg_checkpoint_restore(struct cg_store *store, uint64_t *lsn, char *error, si
         free(data);
     }
     if (result == -ENOENT) {
-        snprintf(error, error_size, "the folder of a copyset that the checkpoint knows is gone");
+        snprintf(
+            error, error_size,
+            "the folder, or the file \"member\", of a copyset that the checkpoint knows is gone");
         return -EBADMSG;
     }
     if (result != 0) {
