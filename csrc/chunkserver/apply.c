@@ -188,7 +188,10 @@ static void note_written(struct cg_op *op, uint32_t first, uint32_t count, const
 
 static void note_chunk(struct cg_op *op) {
     struct cg_chunk *chunk = op->chunk;
-    chunk->applied_index = op->index;
+    // Operations of different ranges end in any order: the last one counts, as on other replicas.
+    if (op->index > chunk->applied_index) {
+        chunk->applied_index = op->index;
+    }
     if (op->entry.sn > chunk->sn) {
         chunk->sn = op->entry.sn;
     }
