@@ -53,6 +53,7 @@ void cg_checkpoint_destroy(struct cg_store *store) {
     }
     free(store->checkpoint.data);
     free(store->checkpoint.folders);
+    free(store->checkpoint.copied);
 }
 
 bool cg_store_checkpointing(const struct cg_store *store) {
@@ -84,8 +85,10 @@ static void end(struct cg_store *store) {
     cg_list_splice_back(&store->dirty, &checkpoint->chunks);
     free(checkpoint->data);
     free(checkpoint->folders);
+    free(checkpoint->copied);
     checkpoint->data = NULL;
     checkpoint->folders = NULL;
+    checkpoint->copied = NULL;
     checkpoint->stage = CG_CHECKPOINT_NONE;
     store->last_checkpoint_ns = cg_reactor_now(store->reactor);
     cg_deliver_unblock(store); // chunks may leave memory now
@@ -117,7 +120,9 @@ static bool capture(struct cg_copyset *copyset) {
     size_t length = cg_dedup_encode(&copyset->dedup, copyset->captured);
     length += cg_epoch_table_encode(&copyset->epochs, copyset->captured + length);
     copyset->captured_length = length;
-    if (copyset->log != NULL) {
+    if (copyset->incomplete) {
+        cg_copyset_capture_incomplete(copyset, &copyset->captured_log);
+    } else if (copyset->log != NULL) {
         cg_copyset_log_capture(copyset->log, copyset->delivered_index, &copyset->captured_log);
     } else {
         copyset->captured_log = copyset->base;
@@ -299,17 +304,29 @@ static bool flush_start(struct cg_flush *flush, struct cg_chunk *chunk) {
 
 // ---- Folders and the file
 
+// This checkpoint has what the file "copy" says. A copyset that pauses now waits until this
+// checkpoint is over before its next copying begins.
+static bool has_copied(const struct cg_copyset *copyset) {
+    return copyset->copied_index != 0 && !copyset->paused &&
+           copyset->captured_log.index >= copyset->copied_index;
+}
+
 static int collect_folders(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
     checkpoint->folder_count = 0;
+    checkpoint->copied_count = 0;
     checkpoint->folders = calloc(checkpoint->copysets + 1, sizeof(*checkpoint->folders));
-    if (checkpoint->folders == NULL) {
+    checkpoint->copied = calloc(checkpoint->copysets + 1, sizeof(*checkpoint->copied));
+    if (checkpoint->folders == NULL || checkpoint->copied == NULL) {
         return -ENOMEM;
     }
     for (uint32_t i = 0; i < checkpoint->copysets; i++) {
         if (store->copysets[i]->folder_dirty) {
             store->copysets[i]->folder_dirty = false;
             cg_copyset_folder(store->copysets[i], checkpoint->folders[checkpoint->folder_count++]);
+        }
+        if (has_copied(store->copysets[i])) {
+            cg_copyset_folder(store->copysets[i], checkpoint->copied[checkpoint->copied_count++]);
         }
     }
     return 0;
@@ -361,6 +378,9 @@ static void save_call(struct cg_file_op *op) {
     if (op->result == 0) {
         op->result = cg_checkpoint_save(store->disk, checkpoint->data, checkpoint->length);
     }
+    for (uint32_t i = 0; i < checkpoint->copied_count && op->result == 0; i++) {
+        op->result = cg_copy_mark_remove(store->disk, checkpoint->copied[i]);
+    }
 }
 
 // What slow replicas lack may take half of the log.
@@ -398,6 +418,11 @@ static void save_done(struct cg_file_op *op) {
         return;
     }
     recycle(store);
+    for (uint32_t i = 0; i < checkpoint->copysets; i++) {
+        if (has_copied(store->copysets[i])) {
+            store->copysets[i]->copied_index = 0;
+        }
+    }
     store->saved_delivered = checkpoint->delivered;
     store->saved_tail = checkpoint->tail;
     store->checkpoints++;
@@ -477,7 +502,7 @@ void cg_checkpoint_advance(struct cg_store *store) {
 
 // ---- Restoring
 
-static int restore_state(struct cg_copyset *copyset, const uint8_t *state, size_t length) {
+int cg_copyset_decode(struct cg_copyset *copyset, const uint8_t *state, size_t length) {
     int64_t dedup = cg_dedup_decode(&copyset->dedup, state, length);
     if (dedup < 0) {
         return (int)dedup;
@@ -544,7 +569,11 @@ static int restore_copyset(struct cg_store *store, const uint8_t *in, size_t len
     copyset->base = head.base;
     copyset->applied_index = head.base.index;
     copyset->delivered_index = head.base.index;
-    return restore_state(copyset, in + head.length + head.members, head.state);
+    result = cg_copyset_decode(copyset, in + head.length + head.members, head.state);
+    if (result == 0) {
+        cg_copyset_state_restored(copyset);
+    }
+    return result;
 }
 
 static int restore(struct cg_store *store, const uint8_t *data, size_t length, uint32_t version,

@@ -3,6 +3,7 @@
 // The chunks in memory: metadata, locks, descriptors. A fixed number of them; the ones used longest
 // ago leave when others are needed. A chunk that is dirty stays: its metadata may be written only
 // by a checkpoint, which keeps the other slot intact until it has synced.
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -499,6 +500,20 @@ void cg_chunk_put(struct cg_chunk *chunk) {
         forget(chunk); // the next request looks again
     }
     cg_deliver_unblock(store); // it may leave now
+}
+
+// ---- A file that is to be replaced
+
+void cg_chunk_hold(struct cg_chunk *chunk) {
+    assert(chunk->state == CG_CHUNK_BROKEN && chunk->refs > 0);
+    chunk->state = CG_CHUNK_LOADING; // until cg_chunk_release
+    cg_chunk_close(chunk);
+}
+
+void cg_chunk_release(struct cg_chunk *chunk) {
+    chunk->recovering = false; // if its file was replaced; otherwise it is damaged still
+    cg_chunk_reload(chunk);
+    cg_chunk_put(chunk);
 }
 
 void cg_chunk_cool(struct cg_chunk *chunk) {

@@ -24,7 +24,7 @@
 // of two, so that the cache may hold several times what it counts.
 #define PEERS_MEMORY    (UINT64_C(160) << 20)
 #define RESERVE_DEFAULT (UINT64_C(64) << 20)
-#define POOL_THREADS    4U // a checkpoint's two, one for writes, one for the scrub
+#define POOL_THREADS    6U // a checkpoint's two, one for writes, one for the scrub, two for copying
 #define LISTENERS_MAX   16U
 #define STOP_POLL_NS    (2 * CG_NS_PER_MS)
 #define STOP_LIMIT_NS   (20 * CG_NS_PER_S) // then the log keeps what is left
@@ -143,6 +143,21 @@ static void connection(void *context, uint32_t chunkserver, bool up) {
     }
 }
 
+static void copy_state(void *context, struct cg_copyset *copyset, uint64_t member) {
+    const struct cg_chunkserver *server = context;
+    cg_catchup_copy_state(server->catchup, copyset, member);
+}
+
+static void damaged(void *context, struct cg_copyset *copyset, uint64_t chunk_id, uint32_t block) {
+    const struct cg_chunkserver *server = context;
+    cg_catchup_damaged(server->catchup, copyset, chunk_id, block);
+}
+
+static void mend(void *context, struct cg_mend *wanted) {
+    const struct cg_chunkserver *server = context;
+    cg_catchup_mend(server->catchup, wanted);
+}
+
 // ---- The thread
 
 static int open_pools(struct cg_chunkserver *server) {
@@ -188,6 +203,11 @@ static int open_store(struct cg_chunkserver *server) {
     if (result == 0) {
         result = open_peers(server);
     }
+    if (result == 0) {
+        struct cg_catchup_options catchup_options = {.peers = server->peers,
+                                                     .rate = options->copy_rate};
+        result = cg_catchup_create(&catchup_options, &server->catchup);
+    }
     if (result != 0) {
         return result;
     }
@@ -201,13 +221,23 @@ static int open_store(struct cg_chunkserver *server) {
         .send = send_message,
         .send_context = server,
         .log_cache_bytes = memory / 2 < LOG_CACHE_MAX ? memory / 2 : LOG_CACHE_MAX,
-        .events = {.role_changed = role_changed, .context = server},
+        .events = {.role_changed = role_changed,
+                   .copy_state = copy_state,
+                   .damaged = damaged,
+                   .mend = mend,
+                   .context = server},
     };
     char why[512] = "";
     result = cg_store_open(server->disk, server->reactor, server->pool, &store_options,
                            &server->store, why, sizeof(why));
     if (result != 0) {
         snprintf(server->error, server->error_size, "%s: %s", options->folder, why);
+        return result;
+    }
+    result = cg_catchup_start(server->catchup, server->store);
+    if (result != 0) {
+        snprintf(server->error, server->error_size, "cannot go on with copying: %s",
+                 strerror(-result));
     }
     return result;
 }
@@ -217,9 +247,10 @@ static int open_service(struct cg_chunkserver *server) {
                     server->options.inflight_max);
     memcpy(server->methods, server->service.methods, sizeof(server->service.methods));
     cg_peers_methods(server->peers, &server->methods[CG_SERVICE_METHODS]);
+    cg_catchup_methods(server->catchup, &server->methods[CG_SERVICE_METHODS + CG_PEERS_METHODS]);
     struct cg_server_options options = {
         .methods = server->methods,
-        .method_count = CG_SERVICE_METHODS + CG_PEERS_METHODS,
+        .method_count = CG_SERVICE_METHODS + CG_PEERS_METHODS + CG_CATCHUP_METHODS,
         .pool = server->pool,
         .health = cg_service_health,
         .health_context = &server->service,
@@ -256,6 +287,14 @@ static void close_all(struct cg_chunkserver *server) {
         cg_server_destroy(server->server);
         server->server = NULL;
     }
+    if (server->catchup != NULL) {
+        cg_catchup_stop(server->catchup);
+        while (!cg_catchup_idle(server->catchup)) {
+            if (cg_reactor_wait(server->reactor, CG_NS_PER_S) < 0) {
+                break;
+            }
+        }
+    }
     if (server->store != NULL) {
         // Requests without a connection still have to end.
         while (!cg_store_idle(server->store)) {
@@ -264,6 +303,9 @@ static void close_all(struct cg_chunkserver *server) {
             }
         }
         cg_store_close(server->store);
+    }
+    if (server->catchup != NULL && cg_catchup_idle(server->catchup)) {
+        cg_catchup_destroy(server->catchup);
     }
     cg_peers_destroy(server->peers);
     cg_buffer_pool_destroy(server->peers_pool);
@@ -383,7 +425,8 @@ static void stop_step(struct cg_timer *timer) {
         server->stop_stage = STOP_DRAIN;
         server->service.stopping = true;
     }
-    if (server->stop_stage == STOP_DRAIN && (late || server->service.inflight == 0)) {
+    if (server->stop_stage == STOP_DRAIN &&
+        (late || (server->service.inflight == 0 && cg_catchup_idle(server->catchup)))) {
         server->stop_stage = STOP_APPLY;
         cg_store_stop(store);
     }
@@ -401,6 +444,7 @@ static void stop_step(struct cg_timer *timer) {
 static void begin_stop(struct cg_host_call *call) {
     struct cg_chunkserver *server = call->server;
     cg_store_scrub_stop(server->store);
+    cg_catchup_stop(server->catchup);
     cg_hand_over_all(server);
     server->stop_stage = STOP_HAND_OVER;
     server->hand_over_deadline_ns = cg_reactor_now(server->reactor) + HAND_OVER_NS;

@@ -28,6 +28,7 @@ struct cg_chunkserver_options {
         reserve_bytes;   // free space kept back: new blocks are refused (NOSPACE) below; 0: 64 MiB
     uint64_t scrub_rate; // bytes per second that the scrub reads at most; 0: no scrub
     uint64_t scrub_period_s; // from the begin of one pass to the next; 0: a week
+    uint64_t copy_rate;      // bytes per second that replicas are copied with; 0: 100 MiB
     int reactor_backend;     // enum cg_reactor_backend
 };
 

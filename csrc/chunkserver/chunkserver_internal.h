@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "base/disk.h"
+#include "chunkserver/catchup.h"
 #include "chunkserver/chunkserver.h"
 #include "chunkserver/peers.h"
 #include "chunkserver/service.h"
@@ -38,7 +39,8 @@ struct cg_chunkserver {
     struct cg_store *store;
     struct cg_server *server;
     struct cg_service service;
-    struct cg_server_method methods[CG_SERVICE_METHODS + CG_PEERS_METHODS];
+    struct cg_catchup *catchup;
+    struct cg_server_method methods[CG_SERVICE_METHODS + CG_PEERS_METHODS + CG_CATCHUP_METHODS];
     int event_fd;
     char uuid[37];
     char address[CG_ENDPOINT_TEXT_MAX];
@@ -70,6 +72,7 @@ struct cg_host_call {
     const char *address;
     const struct cg_endpoint *endpoint;
     struct cg_chunkserver_copyset *copysets;
+    struct cg_catchup_forget forget;
 };
 
 // Runs call->run on the reactor's thread and waits until cg_host_finish; returns call->result.

@@ -44,9 +44,21 @@ static void removed(void *user, int status) {
     cg_host_finish(call);
 }
 
-static void remove_copyset(struct cg_host_call *call) {
+// Nothing is copied to it or from it any more.
+static void forgotten(struct cg_catchup_forget *forget) {
+    struct cg_host_call *call = CG_CONTAINER_OF(forget, struct cg_host_call, forget);
     cg_store_remove_copyset(call->server->store, call->pool, call->copyset, call->member, removed,
                             call);
+}
+
+static void remove_copyset(struct cg_host_call *call) {
+    struct cg_copyset *copyset = cg_store_copyset(call->server->store, call->pool, call->copyset);
+    call->forget = (struct cg_catchup_forget){.copyset = copyset, .done = forgotten};
+    if (copyset != NULL && cg_copyset_member(copyset) == call->member) {
+        cg_catchup_forget(call->server->catchup, &call->forget);
+    } else {
+        forgotten(&call->forget);
+    }
 }
 
 int cg_chunkserver_remove_copyset(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset,

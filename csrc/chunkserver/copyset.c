@@ -110,6 +110,8 @@ void cg_copyset_destroy(struct cg_copyset *copyset) {
         cg_copyset_log_destroy(copyset->log);
     }
     cg_timer_disarm(&copyset->hold_timer);
+    cg_timer_disarm(&copyset->pause.timer);
+    cg_copyset_state_clear(&copyset->found);
     cg_replay_forget(copyset);
     cg_dedup_clear(&copyset->dedup);
     cg_epoch_table_clear(&copyset->epochs);
@@ -365,6 +367,7 @@ static int open_folder(struct cg_store *store, uint32_t pool, uint32_t id) {
     }
     if (result == 0) {
         copyset->member = member;
+        result = cg_copyset_state_found(copyset);
     }
     return result;
 }
@@ -381,7 +384,8 @@ static int found_folder(void *context, const char *name) {
     int result = open_folder(scan->store, pool, id);
     if (result != 0) {
         snprintf(scan->error, scan->error_size, "cannot open copyset %.100s: %s", name,
-                 result == -EBADMSG ? "its file \"member\" is damaged" : strerror(-result));
+                 result == -EBADMSG ? "its file \"member\" or \"copy\" is damaged"
+                                    : strerror(-result));
     }
     return result;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // What happens when a block turns out to be bad, whoever finds it, and when it is well again. With
-// one replica there is nothing to mend it from: it is remembered, logged once, and reads of it fail
-// until it is written, trimmed or deleted.
+// other replicas it is mended from them (catchup.h). With one there is nothing to mend it from: it
+// is remembered, logged once, and reads of it fail until it is written, trimmed or deleted.
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -34,6 +34,9 @@ void cg_damage_found(struct cg_copyset *copyset, uint64_t chunk_id, uint64_t fil
     if (result == 0) {
         store->scrub.record.found++;
         log_found(copyset, &bad, why);
+        if (store->options.events.damaged != NULL) {
+            store->options.events.damaged(store->options.events.context, copyset, chunk_id, block);
+        }
     } else if (result == -ENOSPC && !was_full) {
         cg_log(CG_LOG_ERROR, "more than %u bad blocks: further ones are not listed",
                CG_BAD_BLOCKS_MAX);

@@ -222,6 +222,8 @@ bool cg_deliver(void *context, struct cg_log_entry *entry, struct cg_log_proposa
     struct cg_store *store = copyset->store;
     if (proposal != NULL) {
         own(CG_CONTAINER_OF(proposal, struct cg_op, proposal));
+    } else if (copyset->paused) {
+        return false; // until cg_copyset_resume
     } else if (store->disk_error == 0) {
         store->delivering = true;
         bool taken = foreign(copyset, entry);

@@ -246,7 +246,9 @@ static void merge_next(struct cg_op *op);
 static void merge_read_done(struct cg_block_read *read, cg_status status) {
     struct cg_op *op = CG_CONTAINER_OF(read, struct cg_op, read);
     if (status != STATUS(SUCCESS)) {
-        cg_op_end(op, status, 0);
+        if (!cg_op_await_mend(op, status, false)) {
+            cg_op_end(op, status, 0);
+        }
         return;
     }
     op->merge_step++;

@@ -39,6 +39,7 @@ struct cg_op *cg_op_alloc(struct cg_store *store) {
     op->effect = false;
     op->applied = false;
     op->raising = false;
+    op->mended = false;
     op->index = 0;
     op->logged_entry = NULL;
     op->payload = NULL;
@@ -257,8 +258,10 @@ void cg_ops_fail_waiting(struct cg_chunk *chunk, cg_status status) {
     struct cg_list *node;
     while ((node = cg_list_pop_front(&failed)) != NULL) {
         struct cg_op *op = CG_CONTAINER_OF(node, struct cg_op, node);
-        answer_all(op, status, 0);
-        drop(op);
+        if (!cg_op_await_mend(op, status, true)) {
+            answer_all(op, status, 0);
+            drop(op);
+        }
     }
     cg_ops_pump(chunk);
     cg_chunk_put(chunk);
@@ -336,6 +339,12 @@ static void enter(struct cg_op *op) {
     }
     set_range(op);
     struct cg_chunk *chunk = cg_chunk_get(mutation->copyset, mutation->chunk_id, false);
+    if (chunk != NULL && chunk->state == CG_CHUNK_BROKEN) {
+        op->chunk = chunk;
+        if (cg_op_await_mend(op, chunk->load_status, true)) {
+            return;
+        }
+    }
     if (chunk == NULL || chunk->state == CG_CHUNK_BROKEN) {
         answer_all(op, chunk == NULL ? STATUS(OVERLOAD) : chunk->load_status, 0);
         op->chunk = chunk;

@@ -26,6 +26,7 @@ static struct cg_read *read_alloc(struct cg_store *store) {
     read->store = store;
     read->chunk = NULL;
     read->buffer = NULL;
+    read->mended = false;
     store->reads_active++;
     return read;
 }
@@ -63,6 +64,9 @@ static void blocks_done(struct cg_block_read *blocks, cg_status status) {
         }
         return;
     }
+    if (cg_read_await_mend(read, status, false)) {
+        return;
+    }
     struct cg_read_result result = {.status = status};
     if (status == STATUS(SUCCESS)) {
         result.data = read->buffer->data + read->query.offset % CG_BLOCK_SIZE;
@@ -92,7 +96,9 @@ static bool try_read(struct cg_read *read) {
         return false;
     }
     if (chunk->state == CG_CHUNK_BROKEN) {
-        cg_read_end(read, chunk->load_status);
+        if (!cg_read_await_mend(read, chunk->load_status, true)) {
+            cg_read_end(read, chunk->load_status);
+        }
         return true;
     }
     if (read->store->disk_error != 0) {
@@ -126,15 +132,19 @@ static bool try_read(struct cg_read *read) {
     return true;
 }
 
+void cg_read_again(struct cg_read *read) {
+    if (!try_read(read)) {
+        cg_list_push_back(&read->chunk->waiting_reads, &read->node);
+    }
+}
+
 static void start(struct cg_read *read) {
     read->chunk = cg_chunk_get(read->query.copyset, read->query.chunk_id, false);
     if (read->chunk == NULL) {
         cg_read_end(read, STATUS(OVERLOAD));
         return;
     }
-    if (!try_read(read)) {
-        cg_list_push_back(&read->chunk->waiting_reads, &read->node);
-    }
+    cg_read_again(read);
 }
 
 static void others_asked(struct cg_log_read *asked, int status) {
@@ -178,7 +188,7 @@ void cg_store_read(struct cg_store *store, const struct cg_query *query) {
     }
     read->query = *query;
     if (query->local) {
-        if (cg_copyset_recovered(query->copyset)) {
+        if (cg_copyset_recovered(query->copyset) && !query->copyset->paused) {
             start(read);
         } else {
             cg_read_end(read, STATUS(OVERLOAD));
@@ -211,7 +221,10 @@ void cg_reads_fail(struct cg_chunk *chunk, cg_status status) {
     struct cg_list *node;
     chunk->refs++;
     while ((node = cg_list_pop_front(&chunk->waiting_reads)) != NULL) {
-        cg_read_end(CG_CONTAINER_OF(node, struct cg_read, node), status);
+        struct cg_read *read = CG_CONTAINER_OF(node, struct cg_read, node);
+        if (!cg_read_await_mend(read, status, true)) {
+            cg_read_end(read, status);
+        }
     }
     cg_chunk_put(chunk);
 }

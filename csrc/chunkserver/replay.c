@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "chunkserver/copyset_log_record.h"
 #include "chunkserver/store_internal.h"
 
 #define SETTLE_POLL_NS  (100 * CG_NS_PER_MS)
@@ -106,10 +107,16 @@ static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record
     if (copyset->log == NULL) {
         return keep(replay, copyset, lsn, record);
     }
+    if (cg_copyset_forsaken(copyset) && record->type != CG_RECORD_STATE) {
+        return 0;
+    }
     if (record->index > copyset->recovery_end) {
         copyset->recovery_end = record->index;
     }
     int result = cg_copyset_log_restore(copyset->log, lsn, record);
+    if (result == 0 && record->type == CG_RECORD_INSTALL) {
+        result = cg_copyset_state_seen(copyset, record->index);
+    }
     return result == 0 ? 0 : refuse(replay, result, record, strerror(-result));
 }
 
@@ -140,6 +147,9 @@ static int start_logs(struct cg_store *store, char *error, size_t error_size) {
                      copyset->pool, copyset->id,
                      result == -EBADMSG ? "entries are missing in the log" : strerror(-result));
             return result;
+        }
+        if (copyset->log != NULL) {
+            cg_copyset_state_started(copyset);
         }
     }
     return 0;

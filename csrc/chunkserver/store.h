@@ -22,6 +22,7 @@
 
 #include "base/buffer.h"
 #include "base/disk.h"
+#include "base/list.h"
 #include "base/reactor.h"
 #include "chunkserver/bad_blocks.h"
 #include "chunkserver/copyset_log.h"
@@ -37,6 +38,18 @@ struct cg_mutation_result;
 // How an operation ended: what the wire says (CHUNK_OP_STATUS_*).
 typedef curve_chunkserver_CHUNK_OP_STATUS cg_status;
 
+// Bad blocks of a chunk that are to be fetched from another replica, or its metadata with all
+// blocks.
+struct cg_mend {
+    struct cg_copyset *copyset;
+    uint64_t chunk_id;
+    uint32_t first; // blocks
+    uint32_t count;
+    bool metadata;
+    void (*done)(struct cg_mend *mend, int status); // 0: all are well
+    struct cg_list node;                            // the mender's
+};
+
 // What goes on in copysets, for those who want to know; each may be NULL. Called on the reactor's
 // thread.
 struct cg_store_events {
@@ -44,6 +57,10 @@ struct cg_store_events {
     void (*role_changed)(void *context, struct cg_copyset *copyset);
     // This replica leads, and `member` needs the state copied: cg_copyset_log_copied tells the end.
     void (*copy_state)(void *context, struct cg_copyset *copyset, uint64_t member);
+    // A block, or CG_BAD_SLOT, of a chunk was found bad that was not known to be.
+    void (*damaged)(void *context, struct cg_copyset *copyset, uint64_t chunk_id, uint32_t block);
+    // Somebody waits for what is bad: `mend->done` is called, perhaps later. NULL: nobody can help.
+    void (*mend)(void *context, struct cg_mend *mend);
     // A volume's epoch was raised here.
     void (*epoch_raised)(void *context, struct cg_copyset *copyset, uint64_t file_id);
     void *context;

@@ -13,6 +13,7 @@
 #include "chunkserver/bad_blocks.h"
 #include "chunkserver/blockmap.h"
 #include "chunkserver/chunk_format.h"
+#include "chunkserver/copyset_state.h"
 #include "chunkserver/dedup.h"
 #include "chunkserver/entry.h"
 #include "chunkserver/epoch_table.h"
@@ -122,6 +123,23 @@ struct cg_copyset {
     struct cg_list held; // operations that wait for a leader, in order of arrival
     struct cg_list held_reads;
     struct cg_timer hold_timer;
+    // A state that is being copied here (copyset_state.h).
+    bool paused;
+    bool incomplete;
+    struct cg_copyset_state found; // at the start, not yet the copyset's
+    uint64_t copied_index;         // of a state whose file a checkpoint may remove; 0: none
+    struct {
+        struct cg_timer timer;
+        uint64_t until_ns;
+        void (*done)(void *user, int status);
+        void *user;
+    } pause;
+    struct {
+        struct cg_file_op op;
+        const struct cg_copyset_state *state; // NULL: the mark alone
+        void (*done)(void *user, int status);
+        void *user;
+    } install;
     // The running checkpoint's.
     uint8_t *captured;
     size_t captured_length;
@@ -171,7 +189,9 @@ struct cg_op {
     bool answered;
     bool effect; // committed and to be applied
     bool applied;
-    bool raising;        // an epoch: local readers stand still until it is known
+    bool raising; // an epoch: local readers stand still until it is known
+    bool mended;  // it has met damage before
+    struct cg_mend mend;
     uint64_t term;       // of leadership, when it got its range
     uint64_t held_until; // ns
     uint64_t index;      // of the log entry, once it is logged
@@ -203,6 +223,8 @@ struct cg_read {
     struct cg_buffer *buffer;
     struct cg_block_read blocks;
     struct cg_log_read asked;
+    bool mended; // it has met damage before
+    struct cg_mend mend;
     uint64_t held_until; // ns
 };
 
@@ -243,6 +265,8 @@ struct cg_checkpoint {
     size_t length;
     char (*folders)[CG_CHUNK_PATH_MAX]; // to be synced
     uint32_t folder_count;
+    char (*copied)[CG_CHUNK_PATH_MAX]; // whose copied state is in this checkpoint
+    uint32_t copied_count;
 };
 
 #define CG_SCRUB_PIECE_BLOCKS 64U // read at once: 256 KiB
@@ -488,6 +512,15 @@ void cg_leadership_changed(struct cg_copyset *copyset);
 void cg_leadership_fail(struct cg_copyset *copyset, cg_status status);
 void cg_leadership_timer(struct cg_timer *timer);
 
+// Begins anew: damage was mended.
+void cg_read_again(struct cg_read *read);
+
+// ---- await_mend.c
+// The request has met damage: of blocks, or of the chunk's metadata. True if it waits now until
+// that is mended, without its range or chunk; false: it has to end with `status`.
+bool cg_op_await_mend(struct cg_op *op, cg_status status, bool metadata);
+bool cg_read_await_mend(struct cg_read *read, cg_status status, bool metadata);
+
 // ---- mutate.c
 // Whether cg_op_alloc has one without asking for memory, or may ask.
 bool cg_op_available(const struct cg_store *store);
@@ -560,7 +593,21 @@ bool cg_copyset_gone(const struct cg_store *store, uint64_t group);
 // A folder that says that its replica was removed: what is left of its files goes.
 int cg_remove_files(struct cg_disk *disk, const char *folder);
 
+// ---- copyset_state.c
+// At the start, in this order: the folder was found; the checkpoint restored; an INSTALL record
+// seen in the log; the log started. The first and the third return 0 or -errno.
+int cg_copyset_state_found(struct cg_copyset *copyset);
+void cg_copyset_state_restored(struct cg_copyset *copyset);
+int cg_copyset_state_seen(struct cg_copyset *copyset, uint64_t index);
+void cg_copyset_state_started(struct cg_copyset *copyset);
+// Entries in the log do not count: only its STATE records do.
+bool cg_copyset_forsaken(const struct cg_copyset *copyset);
+// What a checkpoint saves of the log while the copyset is incomplete.
+void cg_copyset_capture_incomplete(struct cg_copyset *copyset, struct cg_copyset_log_saved *out);
+
 // ---- checkpoint.c
+// Windows and epochs, as a checkpoint has them, into a copyset without any. 0, -EBADMSG, -ENOMEM.
+int cg_copyset_decode(struct cg_copyset *copyset, const uint8_t *state, size_t length);
 int cg_checkpoint_create(struct cg_store *store);
 void cg_checkpoint_destroy(struct cg_store *store);
 // An entry was delivered: is it time for one?

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define TIMERS_MAX 16U
+#define TIMERS_MAX 64U
 
 struct cg_reactor {
     struct simdisk *sim;

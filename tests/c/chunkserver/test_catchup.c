@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Replicas that copy state from each other and mend each other's damage, on simulated disks and a
+// simulated network. Arguments: [seeds [first seed [words of one test's name]]].
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "replicamodel.h"
+
+const char *__asan_default_options(void);
+
+// A store that dies is dropped as it is, memory and all.
+const char *__asan_default_options(void) {
+    return "detect_leaks=0";
+}
+
+// The reactor's part that only real sockets need.
+int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
+void cg_reactor_unwatch(struct cg_watch *watch);
+
+int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
+    (void)reactor;
+    (void)watch;
+    return -1;
+}
+
+void cg_reactor_unwatch(struct cg_watch *watch) {
+    (void)watch;
+}
+
+static void load(struct replicamodel *model, unsigned operations) {
+    for (unsigned i = 0; i < operations; i++) {
+        model_mutate(model);
+        model_run(model, 20);
+    }
+}
+
+static void require(const struct replicamodel *model, bool condition, const char *what) {
+    if (!condition) {
+        model_fail(model, what);
+    }
+}
+
+// So much that the leader's log does not have the beginning any more.
+static void load_until_recycled(struct replicamodel *model) {
+    model_await_leader(model);
+    struct cg_copyset_log_status status;
+    unsigned leader = model_leader(model);
+    cg_copyset_log_status(cg_copyset_raft(model_copyset(&model->member[leader])), &status);
+    uint64_t last = status.last_index;
+    for (unsigned rounds = 0; status.base_index <= last + 1; rounds++) {
+        require(model, rounds < 2000, "the log is never recycled");
+        load(model, 20);
+        model_await_leader(model);
+        leader = model_leader(model);
+        cg_copyset_log_status(cg_copyset_raft(model_copyset(&model->member[leader])), &status);
+    }
+}
+
+static struct replicamodel shared;
+
+static uint64_t completed_at;
+
+static bool copied(struct replicamodel *model) {
+    model_mutate(model);
+    return model->member[completed_at].store != NULL &&
+           model_stats(&model->member[completed_at]).completed > 0;
+}
+
+static unsigned follower(struct replicamodel *model) {
+    model_await_leader(model);
+    unsigned leader = model_leader(model);
+    for (;;) {
+        unsigned at = (unsigned)model_pick(model, 3);
+        if (at != leader && model->member[at].store != NULL) {
+            return at;
+        }
+    }
+}
+
+// ---- A member that was away for long copies the state, under load
+
+static void a_member_that_was_away_copies(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model_found(model);
+    load(model, 200);
+    unsigned away = follower(model);
+    bool crashes = model_pick(model, 2) == 0;
+    if (crashes) {
+        model_crash(model, away, (enum simdisk_crash)model_pick(model, SIMDISK_CRASH_MODES));
+    } else {
+        model_isolate(model, away, true);
+    }
+    load_until_recycled(model);
+    if (crashes) {
+        model_start(model, away);
+    } else {
+        model_isolate(model, away, false);
+    }
+    completed_at = away;
+    model_until(model, copied, "the state is not copied");
+    load(model, 100);
+    model_drain(model);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+// ---- A blank one joins as a learner
+
+static bool is_learner_equal(struct replicamodel *model) {
+    model_mutate(model);
+    unsigned leader = model_leader(model);
+    if (leader == MEMBERS) {
+        return false;
+    }
+    struct cg_copyset_log *log = cg_copyset_raft(model_copyset(&model->member[leader]));
+    return cg_copyset_log_change(log, CG_RAFT_PROMOTE, model->member[completed_at].id) == 0;
+}
+
+static bool change_begun(struct replicamodel *model) {
+    model_mutate(model);
+    unsigned leader = model_leader(model);
+    if (leader == MEMBERS) {
+        return false;
+    }
+    struct cg_copyset_log *log = cg_copyset_raft(model_copyset(&model->member[leader]));
+    return cg_copyset_log_change(log, CG_RAFT_ADD_LEARNER, model->member[completed_at].id) == 0;
+}
+
+static void a_wiped_member_joins_again(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model_found(model);
+    load_until_recycled(model);
+    unsigned wiped = follower(model);
+    model_crash(model, wiped, SIMDISK_DROP_ALL);
+    load(model, 50);
+    model_wipe(model, wiped);
+    completed_at = wiped;
+    model_until(model, change_begun, "the learner is not added");
+    model_until(model, is_learner_equal, "the learner is not promoted");
+    require(model, model_stats(&model->member[wiped]).completed > 0, "it did not copy");
+    load(model, 100);
+    model_drain(model);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+// ---- Whatever happens meanwhile
+
+// Crashes of the receiver, of the leader, cuts, at any moment; in the end it is complete.
+static void copying_survives_everything(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model->lose_calls = model_pick(model, 2) == 0;
+    model->rate = model_pick(model, 2) == 0 ? 20U << 20 : 0;
+    model_found(model);
+    load(model, 100);
+    unsigned away = follower(model);
+    model_crash(model, away, (enum simdisk_crash)model_pick(model, SIMDISK_CRASH_MODES));
+    load_until_recycled(model);
+    model_start(model, away);
+    for (unsigned faults = 1 + (unsigned)model_pick(model, 8); faults > 0; faults--) {
+        unsigned turns = 10 + (unsigned)model_pick(model, 6000);
+        for (unsigned i = 0; i < turns; i++) {
+            if (i % 20 == 0) {
+                model_mutate(model);
+            }
+            model_turn(model);
+        }
+        unsigned victim = model_pick(model, 3) == 0 ? model_leader(model) : away;
+        if (victim == MEMBERS) {
+            victim = away;
+        }
+        if (model_pick(model, 3) == 0) {
+            model_isolate(model, victim, true);
+            model_run(model, 1000 + (unsigned)model_pick(model, 30000));
+            model_isolate(model, victim, false);
+        } else {
+            model_crash(model, victim, (enum simdisk_crash)model_pick(model, SIMDISK_CRASH_MODES));
+            model_run(model, (unsigned)model_pick(model, 20000));
+            model_start(model, victim);
+        }
+    }
+    load(model, 50);
+    model_drain(model);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+// ---- Damage
+
+static bool nothing_dirty(struct replicamodel *model) {
+    for (unsigned at = 0; at < MEMBERS; at++) {
+        struct cg_store *store = model->member[at].store;
+        if (store != NULL && (store->dirty_count > 0 || cg_store_checkpointing(store))) {
+            cg_store_checkpoint(store);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void flip(struct replicamodel *model, unsigned at, unsigned chunk, uint64_t offset) {
+    char path[CG_CHUNK_PATH_MAX];
+    cg_chunk_path(model_copyset(&model->member[at]), chunk, path);
+    require(model,
+            simdisk_flip(model->member[at].sim, path, offset, (unsigned)model_pick(model, 8)) == 0,
+            "nothing to flip");
+}
+
+static bool scrubbed(struct replicamodel *model) {
+    for (unsigned at = 0; at < 3; at++) {
+        struct cg_store_stats stats;
+        cg_store_stats(model->member[at].store, &stats);
+        if (stats.scrub.completed < 1 || stats.scrub.bad_blocks > 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static uint64_t mended_blocks(struct replicamodel *model) {
+    uint64_t sum = 0;
+    for (unsigned at = 0; at < 3; at++) {
+        struct cg_catchup_stats stats = model_stats(&model->member[at]);
+        sum += stats.mended_blocks + stats.mended_chunks;
+    }
+    return sum;
+}
+
+// Blocks of any member's: the scrub finds them, others have them.
+static void flipped_bits_are_found_and_mended(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model->options.scrub_rate = 64U << 20;
+    model_found(model);
+    load(model, 150);
+    for (unsigned chunk = 0; chunk < 3; chunk++) {
+        model_write(model, chunk, 7 * chunk);
+    }
+    model_drain(model);
+    model_check_equal(model);
+    model_until(model, nothing_dirty, "checkpoints do not end");
+    for (unsigned at = 0; at < 3; at++) { // each block is bad at one of them
+        flip(model, at, at, CG_CHUNK_DATA_OFFSET + UINT64_C(7) * at * CG_BLOCK_SIZE + 100);
+    }
+    for (unsigned at = 0; at < 3; at++) {
+        require(model, cg_store_scrub(model->member[at].store, 1) == 0, "no scrub");
+    }
+    model_until(model, scrubbed, "the damage is not mended");
+    require(model, mended_blocks(model) >= 3, "nobody mended anything");
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+// Reads and unaligned writes at the leader, before any scrub.
+static void a_read_of_a_bad_block_gets_good_data(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model_found(model);
+    load(model, 50);
+    model_write(model, 1, 3);
+    model_drain(model);
+    model_check_equal(model);
+    model_until(model, nothing_dirty, "checkpoints do not end");
+    model_await_leader(model);
+    unsigned leader = model_leader(model);
+    flip(model, leader, 1, CG_CHUNK_DATA_OFFSET + 3 * CG_BLOCK_SIZE + 9);
+    model_read(model, 1, 3);
+    require(model, model_leader(model) == leader, "another one leads");
+    require(model, mended_blocks(model) == 1, "it was not mended");
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+// A chunk whose metadata cannot be read at a start, at the leader or elsewhere.
+static void bad_metadata_is_mended(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model_found(model);
+    load(model, 100);
+    model_write(model, 2, 5);
+    model_drain(model);
+    model_check_equal(model);
+    model_until(model, nothing_dirty, "checkpoints do not end");
+    unsigned at = (unsigned)model_pick(model, 3);
+    flip(model, at, 2, CG_CHUNK_SLOT_STRIDE * (uint64_t)(model_pick(model, 2)) + 600);
+    cg_chunks_forget(model_copyset(&model->member[at])); // as if others had been used more
+    load(model, 60);
+    model_drain(model);
+    model_read(model, 2, 5);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+static void print_line(void *context, enum cg_log_level level, const char *line) {
+    (void)context;
+    fprintf(stderr, "%10.3f %d %s\n", (double)shared.now / (double)CG_NS_PER_S, (int)level, line);
+}
+
+int main(int argc, char **argv) {
+    static const struct {
+        const char *name;
+        void (*run)(uint64_t seed);
+        unsigned share; // of the seeds, one in so many
+    } tests[] = {
+        {"a member that was away copies", a_member_that_was_away_copies, 2},
+        {"a wiped member joins again", a_wiped_member_joins_again, 2},
+        {"copying survives everything", copying_survives_everything, 1},
+        {"flipped bits are found and mended", flipped_bits_are_found_and_mended, 2},
+        {"a read of a bad block gets good data", a_read_of_a_bad_block_gets_good_data, 2},
+        {"bad metadata is mended", bad_metadata_is_mended, 2},
+    };
+    unsigned seeds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 10;
+    uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    const char *only = argc > 3 ? argv[3] : NULL;
+    if (getenv("COPYGATE_VERBOSE") != NULL) {
+        cg_log_set_sink(print_line, NULL, CG_LOG_INFO);
+    }
+    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
+        if (only != NULL && strstr(tests[i].name, only) == NULL) {
+            continue;
+        }
+        unsigned count = seeds / tests[i].share + (seeds % tests[i].share != 0);
+        for (unsigned n = 0; n < count; n++) {
+            tests[i].run(first + n);
+        }
+        printf("%s: %u seeds\n", tests[i].name, count);
+        fflush(stdout);
+    }
+    return 0;
+}
