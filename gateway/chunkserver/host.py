@@ -149,9 +149,9 @@ class Host:
 
         Tries for `timeout_s` seconds, without end when that is None.
         """
-        held = await asyncio.to_thread(self._replicas.restore)
-        if held:
-            log.info("serving %d copysets as they were assigned before", held)
+        await asyncio.to_thread(self._replicas.restore)
+        if self._replicas.held:
+            log.info("serving %d copysets as they were assigned before", self._replicas.held)
         asyncio.get_running_loop().add_reader(self._engine.event_fd, self._note_change)
         try:
             async with asyncio.timeout(timeout_s):
@@ -227,9 +227,11 @@ class Host:
             pause = min(pause * 2, RETRY_MAX_S)
 
     async def _until_due(self) -> None:
-        """Waits for the time of the next heartbeat, or for something that the MDS should know."""
+        """Waits for the time of the next heartbeat, or for something that the MDS should know. One
+        that has no copysets asks for them more often."""
         # Spread, so that a cluster's chunkservers do not all report in the same moment.
-        pause = self._interval_s * random.uniform(0.9, 1.1)  # noqa: S311
+        interval_s = self._interval_s if self._replicas.held else self._interval_s / 5
+        pause = interval_s * random.uniform(0.9, 1.1)  # noqa: S311
         began = time.monotonic()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), pause)

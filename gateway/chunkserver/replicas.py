@@ -56,33 +56,35 @@ class Replicas:
         self._stored = b""
         self._peers: dict[int, str] = {}
         self._complaints: set[str] = set()
+        self.held = 0
+        """How many copysets were assigned last."""
 
-    def restore(self) -> int:
-        """Tells the engine where the members were when this ran last; returns how many copysets
-        there were. A file that cannot be read is left out: the MDS says it all again."""
+    def restore(self) -> None:
+        """Tells the engine where the members were when this ran last. A file that cannot be read is
+        left out: the MDS says it all again."""
         try:
             data = self._path.read_bytes()
             stored = cl.StoredAssignments.FromString(data)
         except FileNotFoundError:
-            return 0
+            return
         except (OSError, DecodeError) as error:
             log.warning("cannot read %s: %s; waiting for the MDS instead", self._path, error)
-            return 0
+            return
         self._stored = data
+        self.held = len(stored.copysets)
         self._set_peers(stored.copysets)
-        return len(stored.copysets)
 
     def assign(self, chunkserver_id: int, assigned: Sequence[cl.CopysetAssignment]) -> bool:
-        """Makes what has to be made, and keeps what was said; returns whether all of it is there.
-        Raises OSError when the disk does not take it."""
+        """Makes what has to be made, and keeps what was said; returns whether all of that was done.
+        Raises OSError when the disk does not take a replica."""
         self._set_peers(assigned)
         here = {(c.pool, c.copyset): c.member for c in self._engine.copysets()}
         complete = True
         for assignment in assigned:
             key = (assignment.logical_pool_id, assignment.copyset_id)
             complete = self._make(assignment, here.get(key)) and complete
-        self._store(chunkserver_id, assigned)
-        return complete
+        self.held = len(assigned)
+        return self._store(chunkserver_id, assigned) and complete
 
     def _make(self, assignment: cl.CopysetAssignment, member: int | None) -> bool:
         """``member`` is who is there: None nobody, 0 a replica of a version without members."""
@@ -122,13 +124,19 @@ class Replicas:
             log.error("%s", text)
 
     def remove(self, removals: Iterable[cl.ReplicaRemoval]) -> None:
-        """Deletes replicas that are no members any more; others with their name stay."""
+        """Deletes replicas that are no members any more; others with their name stay. What cannot
+        be deleted now the MDS names again."""
         wanted = list(removals)
         here = {(c.pool, c.copyset): c.member for c in self._engine.copysets()} if wanted else {}
         for removal in wanted:
             pool, copyset = removal.logical_pool_id, removal.copyset_id
-            if here.get((pool, copyset)) == removal.member_id:
+            if here.get((pool, copyset)) != removal.member_id:
+                continue
+            try:
                 self._engine.remove_copyset(pool, copyset, member=removal.member_id)
+            except OSError as error:
+                self._complain(f"cannot delete the replica of copyset {pool}-{copyset}: {error}")
+            else:
                 log.info("copyset %d-%d has gone elsewhere: its replica is deleted", pool, copyset)
 
     def change(self, steps: Iterable[cl.ConfigurationStep]) -> None:
@@ -159,21 +167,34 @@ class Replicas:
                     self._engine.set_peer(member.chunkserver_id, member.address)
                     self._peers[member.chunkserver_id] = member.address
 
-    def _store(self, chunkserver_id: int, assigned: Iterable[cl.CopysetAssignment]) -> None:
-        data = cl.StoredAssignments(
-            chunkserver_id=chunkserver_id, copysets=assigned
-        ).SerializeToString()
+    def _store(self, chunkserver_id: int, assigned: Iterable[cl.CopysetAssignment]) -> bool:
+        stored = cl.StoredAssignments(chunkserver_id=chunkserver_id, copysets=assigned)
+        for copyset in stored.copysets:
+            copyset.create = False
+            copyset.ClearField("founders")
+        data = stored.SerializeToString(deterministic=True)
         if data == self._stored:
-            return
-        temporary = self._path.with_name(FILE + ".tmp")
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return True
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            _replace(self._path, data)
+        except OSError as error:
+            # On a full disk, say: what is in the file now is of use, too.
+            self._complain(f"cannot write {self._path}: {error.strerror}")
+            return False
         self._stored = data
+        return True
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Puts a new file in the place of one, durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

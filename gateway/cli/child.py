@@ -110,6 +110,8 @@ class Supervisor:
         self.failure: str | None = None
         """Why it does not serve now; None while it serves."""
         self.restarts = 0
+        self.settled = asyncio.Event()
+        """Set once it serves, or has failed to, for the first time."""
         self._launch = launch
         self._ready = ready
         self._relay = relay
@@ -214,6 +216,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(serving, dying, return_exceptions=True)
         self.failure = None
+        self.settled.set()
 
     async def _supervise(
         self, process: asyncio.subprocess.Process | None, reader: asyncio.Task[None] | None
@@ -236,6 +239,7 @@ class Supervisor:
                 await self._until_ready(process)
             except (CopygateError, OSError) as error:
                 self.failure = str(error)
+                self.settled.set()
                 log.error("%s: trying again in %.1f s", error, pause)
                 if process is not None:
                     await terminate(process, self.name, self._stop_timeout_s)

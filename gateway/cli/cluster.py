@@ -13,7 +13,11 @@ from gateway.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from gateway.mds.client import MdsClient, Volume, Volumes
-    from gateway.proto.cluster_pb2 import ClusterStatusResponse, StartScrubResponse
+    from gateway.proto.cluster_pb2 import (
+        ClusterStatusResponse,
+        CopysetStatus,
+        StartScrubResponse,
+    )
     from gateway.proto.export_pb2 import ExportEntry
     from gateway.proto.iscsi_pb2 import ExportRecord
 
@@ -129,6 +133,33 @@ class Cluster:
     def start_scrub(self, chunkserver_ids: Sequence[int]) -> StartScrubResponse:
         """Asks chunkservers for a pass of the scrub: all that are online if none is named."""
         return self._wait(self._client.start_scrub(chunkserver_ids))
+
+    def copysets(
+        self, *, copyset: tuple[int, int] | None = None, chunkserver: int | None = None
+    ) -> Sequence[CopysetStatus]:
+        """All copysets, or the one with this pool and number, or those of a chunkserver."""
+        call = self._client.list_copysets(copyset=copyset, chunkserver_id=chunkserver)
+        return self._wait(call)
+
+    def move_replica(self, copyset: tuple[int, int], source: int, target: int) -> bool:
+        """Begins to move a replica; True if it had been done."""
+        return self._wait(self._client.move_replica(copyset, source, target))
+
+    def cancel_change(self, copyset: tuple[int, int]) -> None:
+        """Undoes a move that is under way."""
+        self._wait(self._client.cancel_change(copyset))
+
+    def transfer_leader(self, copyset: tuple[int, int], target: int) -> bool:
+        """Asks for another leader; True if it leads already."""
+        return self._wait(self._client.transfer_leader(copyset, target))
+
+    def retire_chunkserver(
+        self, chunkserver: int, *, target: int | None = None, cancel: bool = False
+    ) -> int:
+        """Begins to empty a chunkserver, or ends that; returns how many copysets have to go."""
+        return self._wait(
+            self._client.retire_chunkserver(chunkserver, target=target, cancel=cancel)
+        )
 
     def free_bytes(self) -> int:
         """What the chunkservers that are online have free."""

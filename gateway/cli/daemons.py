@@ -22,11 +22,17 @@ from gateway.cli.app import (
     setup_log,
     split_address,
 )
-from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
+from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon, stop_with_parent
 
 REMOTE_HELP = (
     "Allow addresses other than loopback. Gives up the only protection that there is: whoever "
     "reaches them may read and write every volume."
+)
+
+REPLICAS = click.IntRange(1, 7)
+REPLICAS_HELP = (
+    "How many chunkservers, in as many zones, have each chunk. For a new store (default 1); it "
+    "cannot be changed."
 )
 
 # As people call them -> as the engine does.
@@ -43,9 +49,23 @@ BACKENDS = {"auto": "auto", "io_uring": "uring", "epoll": "epoll"}
     "--grpc-listen", metavar="HOST:PORT", default=DEFAULT_MDS_GRPC, show_default=True,
     help="Where gRPC is served.",
 )  # fmt: skip
+@click.option("--replicas", type=REPLICAS, help=REPLICAS_HELP)
+@click.option(
+    "--copysets", type=click.IntRange(1, 1000), default=8, show_default=True,
+    help="Copysets that a chunkserver gets.",
+)  # fmt: skip
 @click.option("--allow-remote", is_flag=True, help=REMOTE_HELP)
 @pass_app
-def mds(app: App, data: Path, listen: str, grpc_listen: str, allow_remote: bool) -> None:
+def mds(
+    app: App,
+    *,
+    data: Path,
+    listen: str,
+    grpc_listen: str,
+    replicas: int | None,
+    copysets: int,
+    allow_remote: bool,
+) -> None:
     """Run a metadata server on an embedded database (SQLite) in the folder --data."""
     setup_log(app.log_level)
     check_listen(listen, "--listen", allow_remote)
@@ -62,14 +82,24 @@ def mds(app: App, data: Path, listen: str, grpc_listen: str, allow_remote: bool)
             grpc_listen=(grpc_listen,),
             allow_remote=allow_remote,
             root_password=app.root_password(),
+            replicas=replicas,
+            copysets_per_chunkserver=copysets,
         )
         server = MdsServer(config)
         await server.start()
         try:
-            ready = {"mds": server.address, "mds_grpc": server.grpc_address, "pid": os.getpid()}
+            ready = {
+                "mds": server.address,
+                "mds_grpc": server.grpc_address,
+                "replicas": server.replicas,
+                "pid": os.getpid(),
+            }
             app.emit(
                 ready,
-                lambda: click.echo(f"MDS ready at {server.address} (gRPC {server.grpc_address})"),
+                lambda: click.echo(
+                    f"MDS ready at {server.address} (gRPC {server.grpc_address}), "
+                    f"replicas: {server.replicas}"
+                ),
             )
             await stopper.wait()
         finally:
@@ -86,7 +116,7 @@ def mds(app: App, data: Path, listen: str, grpc_listen: str, allow_remote: bool)
     help="Where chunks are served.",
 )  # fmt: skip
 @click.option("--advertise", metavar="IP:PORT", help="Where clients reach it, if elsewhere.")
-@click.option("--zone", help="Failure domain, such as a rack.")
+@click.option("--zone", help="Failure domain, such as a rack (default: the address's host).")
 @click.option("--wal-size", type=SIZE, help="Write-ahead log (default 1G).")
 @click.option("--memory", type=SIZE, help="Buffers of requests in flight (default 64M).")
 @click.option("--reserve", type=SIZE, help="Free space that is kept back (default 64M).")
@@ -104,6 +134,11 @@ def mds(app: App, data: Path, listen: str, grpc_listen: str, allow_remote: bool)
     show_default=True, help="How it talks to the kernel.",
 )  # fmt: skip
 @click.option("--allow-remote", is_flag=True, help=REMOTE_HELP)
+@click.option(
+    "--child", is_flag=True, hidden=True,
+    help="Of copygate up: end when standard input does.",
+)  # fmt: skip
+@click.option("--pidfile", hidden=True, help="Of copygate up, which writes it.")
 @pass_app
 def chunkserver(
     app: App,
@@ -120,8 +155,15 @@ def chunkserver(
     scrub_period: int | None,
     backend: str,
     allow_remote: bool,
+    child: bool,
+    pidfile: str | None,
 ) -> None:
-    """Serve the chunks of one disk, the folder --data, and join the cluster of --mds-grpc."""
+    """Serve the chunks of one disk, the folder --data, and join the cluster of --mds-grpc.
+
+    The MDS decides which chunks it has. Replicas of one chunk are in different zones: give each
+    chunkserver of a machine, or of a rack, the same --zone.
+    """
+    del pidfile  # only to be found by it
     setup_log(app.log_level)
     for address in listen.split(","):
         check_listen(address, "--listen", allow_remote)
@@ -130,6 +172,8 @@ def chunkserver(
     folder = make_folder(data, "the chunkserver's folder")
 
     async def run(stopper: Stopper) -> None:
+        if child:
+            stop_with_parent(stopper)
         from gateway.chunkserver.host import (  # noqa: PLC0415
             SCRUB_PERIOD_S,
             SCRUB_RATE,

@@ -87,7 +87,13 @@ class Stopper:
             if number == signal.SIGINT:
                 os._exit(INTERRUPTED)
             return
-        log.info("%s: stopping", signal.Signals(number).name)
+        self.stop(signal.Signals(number).name)
+
+    def stop(self, why: str) -> None:
+        """Ends the daemon as a signal does."""
+        if self._asked.is_set():
+            return
+        log.info("%s: stopping", why)
         self._asked.set()
         if self._starting is not None:
             self._starting.cancel()
@@ -109,3 +115,16 @@ def run_daemon(start: Callable[[Stopper], Coroutine[Any, Any, None]]) -> None:
             log.info("stopped before it was ready")
 
     asyncio.run(run())
+
+
+def stop_with_parent(stopper: Stopper) -> None:
+    """Ends the daemon when its standard input does: a pipe of which its parent has the other end,
+    so that it does not outlive a parent that was killed."""
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stopper.stop("the parent has ended")
+
+    loop.add_reader(0, readable)

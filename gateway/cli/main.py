@@ -43,6 +43,8 @@ COMMANDS = {
     "export": "gateway.cli.image:export_image",
     "bench": "gateway.cli.bench:bench",
     "status": "gateway.cli.status:status",
+    "copyset": "gateway.cli.copyset:copyset",
+    "retire": "gateway.cli.copyset:retire",
     "scrub": "gateway.cli.scrub:scrub",
     "completion": "gateway.cli.completion:completion",
 }

@@ -67,6 +67,9 @@ def describe(status: Any, address: str) -> dict[str, Any]:
             "used": server.used_bytes,
             "copysets": server.copysets,
             "leaders": server.leaders,
+            "zone": server.zone,
+            "retiring": server.retiring,
+            "lagging": server.lagging,
             "disk_error": server.disk_error or None,
             "scrub": describe_scrub(server.scrub) if server.HasField("scrub") else None,
             "last_heartbeat_ms_ago": (
@@ -84,13 +87,25 @@ def describe(status: Any, address: str) -> dict[str, Any]:
         }
         for session in status.sessions
     ]
-    healthy = bool(servers) and all(_sound(s) for s in servers)
+    summary = {
+        "count": status.copysets.copysets,
+        "leaderless": status.copysets.leaderless,
+        "without_majority": status.copysets.without_majority,
+        "degraded": status.copysets.degraded,
+        "changing": status.copysets.changing,
+    }
+    # One that is empty and retired may be taken away at any time.
+    needed = [s for s in servers if s["copysets"] or not s["retiring"]]
+    whole = not (summary["leaderless"] or summary["degraded"] or status.zones_missing)
     return {
-        "healthy": healthy,
+        "healthy": bool(needed) and all(_sound(s) for s in needed) and whole,
         "mds_grpc": address,
         "version": status.version,
         "volumes": status.volumes,
         "allocated": status.allocated_bytes,
+        "replicas": status.replicas,
+        "zones_missing": status.zones_missing,
+        "copysets": summary,
         "chunkservers": servers,
         "sessions": sessions,
     }
@@ -100,11 +115,34 @@ def _state(server: dict[str, Any]) -> str:
     if server["disk_error"]:
         return f"retired: {server['disk_error']}"
     state = "online" if server["online"] else "offline"
+    if server["retiring"]:
+        state += ", retiring" if server["copysets"] else ", retired"
+    if server["lagging"]:
+        state += f", {server['lagging']} replicas far behind"
     scrub = server["scrub"]
     if scrub is None or not scrub["bad_blocks"]:
         return state
     more = " or more" if scrub["bad_blocks_more"] else ""
     return f"{state}, {scrub['bad_blocks']}{more} bad blocks"
+
+
+def _copysets(data: dict[str, Any]) -> str:
+    if data["zones_missing"]:
+        return f"none: chunkservers in {data['zones_missing']} more zones are needed"
+    counted = data["copysets"]
+    parts = [str(counted["count"])]
+    waiting = counted["leaderless"] - counted["without_majority"]
+    for number, what in (
+        (counted["without_majority"], "without a majority: no IO"),
+        (waiting, "without a leader"),
+        (counted["degraded"], "with a member that is offline or far behind"),
+        (counted["changing"], "moving"),
+    ):
+        if number:
+            parts.append(f"{number} {what}")
+    if len(parts) > 1:
+        parts.append("see: copygate copyset list --unhealthy")
+    return "; ".join(parts)
 
 
 def scrub_state(scrub: dict[str, Any] | None) -> str:
@@ -143,19 +181,34 @@ def _show(data: dict[str, Any]) -> None:
             ("state", "healthy" if data["healthy"] else "NOT healthy"),
             ("MDS", f"{data['mds_grpc']}, {data['version']}"),
             ("volumes", f"{data['volumes']}, {format_size(data['allocated'])} allocated"),
+            ("replicas", data["replicas"]),
+            ("copysets", _copysets(data)),
         ]
     )
     click.echo()
     table(
-        ("chunkserver", "address", "state", ">used", ">capacity", ">copysets", "scrub", "folder"),
+        (
+            "chunkserver",
+            "address",
+            "zone",
+            "state",
+            ">used",
+            ">capacity",
+            ">copysets",
+            ">leaders",
+            "scrub",
+            "folder",
+        ),
         [
             (
                 server["id"],
-                server["address"],
+                server["address"] or "unknown",
+                server["zone"],
                 _state(server),
                 format_size(server["used"]),
                 format_size(server["capacity"]),
                 server["copysets"],
+                server["leaders"],
                 scrub_state(server["scrub"]),
                 server["data"],
             )
@@ -180,11 +233,11 @@ def _show(data: dict[str, Any]) -> None:
 @click.option(
     "--check",
     is_flag=True,
-    help="Exit with 1 unless all chunkservers are healthy, without bad blocks.",
+    help="Exit with 1 unless all chunkservers and copysets are healthy, without bad blocks.",
 )
 @pass_app
 def status(app: App, check: bool) -> int:
-    """Show the MDS, the chunkservers, who has which volume open."""
+    """Show the MDS, the chunkservers, the replicas, who has which volume open."""
     with connect(app) as cluster:
         data = describe(cluster.status(), app.grpc_address)
     app.emit(data, lambda: _show(data))

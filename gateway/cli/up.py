@@ -11,7 +11,7 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,14 +27,19 @@ from gateway.cli.app import (
     volume_path,
 )
 from gateway.cli.child import end_orphan
+from gateway.cli.daemons import REPLICAS
 from gateway.cli.lifecycle import Stopper, exclusive, make_folder, run_daemon
 from gateway.cli.nbdkit import DEFAULT_THREADS, Endpoint, Export, supervise
 from gateway.cli.sizes import format_size, parse_size
 from gateway.errors import InvalidArgumentError
 
+if TYPE_CHECKING:
+    from gateway.mds.server import MdsServer
+
 log = logging.getLogger("gateway.up")
 
 JOIN_TIMEOUT_S = 30.0
+FORM_TIMEOUT_S = 60.0
 
 
 def default_folder() -> Path:
@@ -72,6 +77,14 @@ def parse_volume(text: str) -> tuple[str, int | None]:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """A chunkserver that serves."""
+
+    address: str
+    pid: int | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """The options of `copygate up`, checked."""
 
@@ -83,6 +96,7 @@ class Plan:
     read_only: bool
     plugin: str
     threads: int
+    replicas: int | None
     wal_bytes: int
     scrub_rate: int | None
     mds_listen: str
@@ -95,8 +109,6 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
     """Starts everything, says so, waits for a signal, stops everything in the reverse order."""
     began = time.monotonic()
     # Imported here: a start that fails for an option should not wait for gRPC.
-    from gateway.chunkserver.host import SCRUB_RATE, Host, Settings  # noqa: PLC0415
-    from gateway.chunkserver.host import open_engine as open_disk  # noqa: PLC0415
     from gateway.mds.config import MdsConfig  # noqa: PLC0415
     from gateway.mds.server import MdsServer  # noqa: PLC0415
 
@@ -116,21 +128,13 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
                 grpc_listen=(plan.grpc_listen,),
                 allow_remote=plan.allow_remote,
                 root_password=app.root_password(),
+                replicas=plan.replicas,
             )
         )
         await mds.start()
         stack.push_async_callback(mds.stop)
-        settings = Settings(
-            folder=plan.folder / "chunkserver",
-            listen=plan.chunkserver_listen,
-            mds_grpc=mds.grpc_address,
-            wal_bytes=plan.wal_bytes,
-            scrub_rate=SCRUB_RATE if plan.scrub_rate is None else plan.scrub_rate,
-            log_level=app.log_level,
-        )
-        host = Host(settings, await asyncio.to_thread(open_disk, settings))
-        stack.push_async_callback(host.stop)
-        await host.start(timeout_s=JOIN_TIMEOUT_S)
+        start_disks = _start_disk if mds.replicas == 1 else _start_chunkservers
+        disks = await start_disks(app, plan, mds, stack)
         local = App(
             mds=mds.address,
             mds_grpc=mds.grpc_address,
@@ -145,7 +149,7 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
             stack.callback(pidfile.unlink, missing_ok=True)
             await supervisor.start()
             stack.push_async_callback(supervisor.stop)
-        ready = _ready(plan, mds.address, mds.grpc_address, host.address, endpoint)
+        ready = _ready(plan, mds, disks, endpoint)
         if plan.iscsi is not None:
             ready["iscsi"] = await _serve_iscsi(local, plan, stack)
         ready["pid"] = os.getpid()
@@ -154,6 +158,50 @@ async def run(app: App, plan: Plan, stopper: Stopper) -> None:
         app.emit(ready, lambda: _tell(ready, plan))
         await stopper.wait()
     log.info("stopped")
+
+
+async def _start_disk(
+    app: App, plan: Plan, mds: MdsServer, stack: contextlib.AsyncExitStack
+) -> list[Disk]:
+    """One chunkserver in this process."""
+    from gateway.chunkserver.host import SCRUB_RATE, Host, Settings, open_engine  # noqa: PLC0415
+
+    settings = Settings(
+        folder=plan.folder / "chunkserver",
+        listen=plan.chunkserver_listen,
+        mds_grpc=mds.grpc_address,
+        wal_bytes=plan.wal_bytes,
+        scrub_rate=SCRUB_RATE if plan.scrub_rate is None else plan.scrub_rate,
+        log_level=app.log_level,
+    )
+    host = Host(settings, await asyncio.to_thread(open_engine, settings))
+    stack.push_async_callback(host.stop)
+    await host.start(timeout_s=JOIN_TIMEOUT_S)
+    return [Disk(host.address, os.getpid())]
+
+
+async def _start_chunkservers(
+    app: App, plan: Plan, mds: MdsServer, stack: contextlib.AsyncExitStack
+) -> list[Disk]:
+    """As many chunkservers as there are replicas, in processes of their own."""
+    from gateway.cli import chunkservers  # noqa: PLC0415
+    from gateway.mds.client import MdsClient  # noqa: PLC0415
+
+    client = await stack.enter_async_context(MdsClient(mds.grpc_address))
+    settings = chunkservers.Settings(
+        folder=plan.folder,
+        count=mds.replicas,
+        listen=plan.chunkserver_listen,
+        mds=mds.address,
+        mds_grpc=mds.grpc_address,
+        wal_bytes=plan.wal_bytes,
+        scrub_rate=plan.scrub_rate,
+        log_level=app.log_level,
+        allow_remote=plan.allow_remote,
+    )
+    children = chunkservers.Chunkservers(settings, client)
+    stack.push_async_callback(children.stop)
+    return [Disk(address, pid) for address, pid in await children.start(FORM_TIMEOUT_S)]
 
 
 async def _serve_iscsi(app: App, plan: Plan, stack: contextlib.AsyncExitStack) -> dict[str, Any]:
@@ -262,14 +310,16 @@ def _ensure_volume(app: App, name: str, size: int | None) -> None:
 
 
 def _ready(
-    plan: Plan, mds: str, mds_grpc: str, chunkserver: str, endpoint: Endpoint | None
+    plan: Plan, mds: MdsServer, disks: list[Disk], endpoint: Endpoint | None
 ) -> dict[str, Any]:
     names = [name.lstrip("/") for name, _ in plan.volumes]
     return {
         "data": str(plan.folder),
-        "mds": mds,
-        "mds_grpc": mds_grpc,
-        "chunkserver": chunkserver,
+        "mds": mds.address,
+        "mds_grpc": mds.grpc_address,
+        "replicas": mds.replicas,
+        "chunkserver": disks[0].address,
+        "chunkservers": [{"address": disk.address, "pid": disk.pid} for disk in disks],
         "nbd": endpoint.uri() if endpoint else None,
         "nbd_of_name": endpoint.uri("NAME") if endpoint else None,
         "volumes": {name: endpoint.uri(name) if endpoint else None for name in names},
@@ -282,7 +332,10 @@ def _ready(
 def _tell(ready: dict[str, Any], plan: Plan) -> None:
     click.echo(f"copygate is ready after {ready['seconds']:.2f} s; data in {ready['data']}")
     click.echo(f"  MDS          {ready['mds']} (gRPC {ready['mds_grpc']})")
-    click.echo(f"  chunkserver  {ready['chunkserver']}")
+    for disk in ready["chunkservers"]:
+        click.echo(f"  chunkserver  {disk['address']}")
+    if ready["replicas"] > 1:
+        click.echo(f"  replicas     {ready['replicas']} of everything")
     mode = ", read-only" if plan.read_only else ""
     for name, uri in ready["volumes"].items():
         click.echo(f"  volume       {name}{mode}: {uri}")
@@ -336,7 +389,12 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
     "--threads", type=click.IntRange(1, 256), default=DEFAULT_THREADS, show_default=True,
     help="Requests that nbdkit works on at once, a connection.",
 )  # fmt: skip
-@click.option("--wal-size", type=SIZE, help="Write-ahead log (default 1G).")
+@click.option(
+    "--replicas", type=REPLICAS,
+    help="Keep everything so many times, on as many chunkservers, each a process with a folder of "
+    "its own. For a new store (default 1); it cannot be changed.",
+)  # fmt: skip
+@click.option("--wal-size", type=SIZE, help="Write-ahead log of a chunkserver (default 1G).")
 @click.option(
     "--scrub-rate", type=SIZE,
     help="Bytes per second that the scrub reads at most (default 16M); 0: no scrub.",
@@ -344,8 +402,9 @@ def _tell(ready: dict[str, Any], plan: Plan) -> None:
 @click.option("--mds-listen", metavar="HOST:PORT", default=DEFAULT_MDS, show_default=True)
 @click.option("--grpc-listen", metavar="HOST:PORT", default=DEFAULT_MDS_GRPC, show_default=True)
 @click.option(
-    "--chunkserver-listen", metavar="HOST:PORT", default=DEFAULT_CHUNKSERVER, show_default=True
-)
+    "--chunkserver-listen", metavar="HOST:PORT", default=DEFAULT_CHUNKSERVER, show_default=True,
+    help="Of the first chunkserver; the others are at the ports behind it.",
+)  # fmt: skip
 @click.option(
     "--allow-remote", is_flag=True,
     help="Allow addresses other than loopback. Gives up the only protection that there is: whoever "
@@ -363,6 +422,7 @@ def up(
     read_only: bool,
     plugin: str,
     threads: int,
+    replicas: int | None,
     wal_size: int | None,
     scrub_rate: int | None,
     mds_listen: str,
@@ -373,12 +433,14 @@ def up(
     """Run a whole store on this machine and serve its volumes over NBD.
 
     One process holds the metadata server and the chunkserver; nbdkit runs beside it and is started
-    again if it dies. Volumes stay between starts. Sizes are powers of two: 10G is 10 GiB.
+    again if it dies, as are the chunkservers with --replicas 3. Volumes stay between starts. Sizes
+    are powers of two: 10G is 10 GiB.
 
     \b
     copygate up --volume vol1:10G
     copygate up --data /srv/copygate --volume a:10G --volume b:1T --nbd tcp:127.0.0.1:10809
     copygate up --volume vol1:10G --iscsi
+    copygate up --volume vol1:10G --replicas 3
     """
     setup_log(app.log_level)
     parsed = tuple(parse_volume(text) for text in volume)
@@ -405,6 +467,7 @@ def up(
         read_only=read_only,
         plugin=plugin,
         threads=threads,
+        replicas=replicas,
         wal_bytes=wal_size or 0,
         scrub_rate=scrub_rate,
         mds_listen=mds_listen,

@@ -48,6 +48,7 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "grpc_listen": "text",
         "chunkserver_listen": "text",
         "threads": "integer",
+        "replicas": "integer",
         "wal_size": "size",
         "scrub_rate": "size",
         "allow_remote": "boolean",
@@ -56,6 +57,8 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "data": "text",
         "listen": "text",
         "grpc_listen": "text",
+        "replicas": "integer",
+        "copysets": "integer",
         "allow_remote": "boolean",
     },
     "chunkserver": {

@@ -27,7 +27,8 @@ LIMITS = ServerLimits(body_max=1 << 20, large_bytes_max=64 << 20)
 class MdsServer:
     """A metadata server in this process: ``await start()``, then ``await stop()``.
 
-    ``addresses`` and ``grpc_addresses`` are the endpoints bound, in the order of the configuration.
+    ``addresses`` and ``grpc_addresses`` are the endpoints bound, in the order of the configuration;
+    ``replicas`` is how many chunkservers have each chunk.
     The clocks are parameters for tests.
     """
 
@@ -41,6 +42,7 @@ class MdsServer:
         self.config = config
         self.addresses: list[Endpoint] = []
         self.grpc_addresses: list[Endpoint] = []
+        self.replicas = 0
         self._now_us = now_us
         self._now_ms = now_ms
         self._cleanup = contextlib.AsyncExitStack()
@@ -65,7 +67,8 @@ class MdsServer:
             stack.push_async_callback(store.close)
             now_us = self._now_us()
             await store.run(lambda txn: tree.initialise(txn, now_us))
-            replicas = await store.run(lambda txn: pool.settle(txn, self.config.replicas))
+            wanted = self.config.replicas
+            self.replicas = await store.run(lambda txn: pool.settle(txn, wanted))
             service = MetadataService(
                 store,
                 self.config,
@@ -92,7 +95,7 @@ class MdsServer:
             "the metadata server listens on %s and %s; replicas: %d",
             self.address,
             self.grpc_address,
-            replicas,
+            self.replicas,
         )
 
     async def stop(self) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A real store on this machine: MDS, chunkserver, gateways, each a process of `copygate`.
+"""A real store on this machine: MDS, chunkservers, gateways, each a process of `copygate`.
 
     with Stack(folder) as stack:
         stack.create_volume("disk", "1G")
         gateway = stack.gateway("disk")
         ... gateway.uri ...
 
+With replicas=3 there are three chunkservers, in zones of their own; `add_chunkserver` starts more.
 Everything listens on free ports of 127.0.0.1 and on unix sockets. Usable from scripts.
 """
 
@@ -23,6 +24,7 @@ from support.process import (
     Daemon,
     ProcessError,
     free_port,
+    says,
     tail,
     tcp_accepts,
     unix_accepts,
@@ -31,6 +33,7 @@ from support.process import (
 from support.tools import CLEAN_ENV, COPYGATE, copygate, copygate_json
 
 PLUGINS = ("c", "python")
+REGISTERED = "registered as chunkserver"
 
 
 class Gateway:
@@ -54,15 +57,15 @@ class Stack:
         mds_options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         data: Path | None = None,
+        replicas: int = 1,
     ) -> None:
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.data = data or folder / "chunkserver"
+        self.replicas = replicas
         # Unix socket paths hold 107 bytes at most, pytest's folders can be longer.
         self.sockets = Path(tempfile.mkdtemp(prefix="cg-", dir="/tmp"))
         self.env = {**CLEAN_ENV, **(env or {})}
         self.mds_port, self.grpc_port = free_port(), free_port()
-        self.chunkserver_port = free_port()
         self.gateways: list[Gateway] = []
         self.mds = Daemon(
             "mds",
@@ -70,23 +73,62 @@ class Stack:
                 *(COPYGATE, "mds", "--data", str(folder / "mds")),
                 *("--listen", f"127.0.0.1:{self.mds_port}"),
                 *("--grpc-listen", f"127.0.0.1:{self.grpc_port}"),
+                *(("--replicas", str(replicas)) if replicas > 1 else ()),
                 *mds_options,
             ],
             folder / "mds.log",
             lambda: tcp_accepts(self.mds_port) and tcp_accepts(self.grpc_port),
             env=self.env,
         )
-        self.chunkserver = Daemon(
-            "chunkserver",
+        self.data_folders: list[Path] = []
+        self.chunkserver_ports: list[int] = []
+        self.chunkservers: list[Daemon] = []
+        self._chunkserver_options = chunkserver_options
+        for number in range(1, replicas + 1):
+            name = "chunkserver" if replicas == 1 else f"chunkserver-{number}"
+            self._new_chunkserver(name, data or folder / name, ())
+
+    def _new_chunkserver(self, name: str, data: Path, options: Sequence[str]) -> Daemon:
+        port = free_port()
+        zone = ("--zone", f"z{len(self.chunkservers) + 1}") if self.replicas > 1 else ()
+        daemon = Daemon(
+            name,
             [
-                *(COPYGATE, *self._mds_options, "chunkserver", "--data", str(self.data)),
-                *("--listen", f"127.0.0.1:{self.chunkserver_port}"),
-                *chunkserver_options,
+                *(COPYGATE, *self._mds_options, "chunkserver", "--data", str(data)),
+                *("--listen", f"127.0.0.1:{port}"),
+                *(*zone, *self._chunkserver_options, *options),
             ],
-            folder / "chunkserver.log",
-            lambda: tcp_accepts(self.chunkserver_port),
+            self.folder / f"{name}.log",
+            lambda: tcp_accepts(port),
             env=self.env,
         )
+        self.data_folders.append(data)
+        self.chunkserver_ports.append(port)
+        self.chunkservers.append(daemon)
+        return daemon
+
+    def add_chunkserver(self, *options: str) -> Daemon:
+        """Starts another one, in a zone of its own unless `options` say otherwise."""
+        name = f"chunkserver-{len(self.chunkservers) + 1}"
+        daemon = self._new_chunkserver(name, self.folder / name, options)
+        daemon.start()
+        wait_until(lambda: says(daemon.log, REGISTERED), 20, "registration")
+        return daemon
+
+    @property
+    def chunkserver(self) -> Daemon:
+        """The first one."""
+        return self.chunkservers[0]
+
+    @property
+    def chunkserver_port(self) -> int:
+        """Of the first one."""
+        return self.chunkserver_ports[0]
+
+    @property
+    def data(self) -> Path:
+        """The folder of the first one."""
+        return self.data_folders[0]
 
     @property
     def mds_address(self) -> str:
@@ -98,13 +140,29 @@ class Stack:
         return ["--mds", self.mds_address, "--mds-grpc", f"127.0.0.1:{self.grpc_port}"]
 
     def start(self) -> "Stack":
-        """Starts MDS and chunkserver."""
+        """Starts MDS and chunkservers; every copyset has a leader afterwards."""
         self.mds.start()
-        self.chunkserver.start()
-        # It serves before the MDS knows it; volumes can be placed only afterwards.
-        log = self.chunkserver.log
-        wait_until(lambda: "registered as chunkserver" in log.read_text(), 20, "registration")
+        for daemon in self.chunkservers:
+            daemon.launch()
+        # A chunkserver serves before the MDS knows it; volumes can be placed only afterwards.
+        for daemon in self.chunkservers:
+            daemon.wait_ready()
+            wait_until(lambda log=daemon.log: says(log, REGISTERED), 20, "registration")
+        self.wait_for_leaders()
         return self
+
+    def wait_for_leaders(self, timeout: float = 30) -> None:
+        """Waits until every copyset has a leader."""
+
+        def led() -> bool:
+            copysets = self.copygate_json("status")["copysets"]
+            return copysets["count"] > 0 and copysets["leaderless"] == 0
+
+        wait_until(led, timeout, "leaders of all copysets")
+
+    def copysets(self) -> list[Any]:
+        """What `copygate copyset list` says."""
+        return list(self.copygate_json("copyset", "list"))
 
     def stop(self, *, clean: bool = True) -> None:
         """Ends everything; `clean` asks politely and raises if something needed force."""
@@ -113,7 +171,7 @@ class Stack:
             # nbdkit waits for its clients to go, however long; a test may have left one connected.
             with contextlib.suppress(ProcessError):
                 gateway.daemon.stop(timeout=1 if clean else 0)
-        for daemon in (self.chunkserver, self.mds):
+        for daemon in (*self.chunkservers, self.mds):
             if not clean:
                 daemon.kill()
                 continue
