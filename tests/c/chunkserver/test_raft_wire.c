@@ -356,6 +356,25 @@ static void lengths_counts_and_types_that_cannot_be_are_refused(void **state) {
     }
 }
 
+// Consistent in everything else.
+static void a_payload_of_an_odd_length_is_refused(void **state) {
+    (void)state;
+    struct writer w;
+    writer_init(&w);
+    struct cg_raft_message append = {
+        .type = CG_RAFT_APPEND, .from = 1, .to = 2, .term = 3, .count = 1};
+    put_message(&w, 7, &append);
+    put_entry(&w, 3, 1, "abcd", 4, 1, 1);
+    w.payload_length++;
+    seal(&w);
+    cg_put_u32(w.bytes + FIRST_ENTRY + ENTRY_PAYLOAD, w.payload_length);
+    reseal(&w);
+    struct cg_raft_frame frame;
+    const char *why;
+    assert_int_equal(open_frame(&w, &frame, &why), -EBADMSG);
+    writer_free(&w);
+}
+
 static void a_flipped_bit_is_noticed_wherever_it_is(void **state) {
     (void)state;
     struct writer w;
@@ -419,6 +438,7 @@ int main(void) {
         cmocka_unit_test(the_largest_entry_fits),
         cmocka_unit_test(heartbeats_are_small),
         cmocka_unit_test(lengths_counts_and_types_that_cannot_be_are_refused),
+        cmocka_unit_test(a_payload_of_an_odd_length_is_refused),
         cmocka_unit_test(a_flipped_bit_is_noticed_wherever_it_is),
         cmocka_unit_test(a_frame_that_is_cut_is_refused),
         cmocka_unit_test(a_damaged_payload_is_not_intact),
