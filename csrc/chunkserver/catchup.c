@@ -214,11 +214,6 @@ int cg_catchup_start(struct cg_catchup *catchup, struct cg_store *store) {
     if (result == 0) {
         result = cg_timer_arm(store->reactor, &catchup->tick, cg_reactor_now(store->reactor));
     }
-    for (uint32_t i = 0; i < store->copyset_count && result == 0; i++) {
-        if (cg_copyset_incomplete(store->copysets[i])) {
-            cg_copy_receive(catchup, store->copysets[i]);
-        }
-    }
     return result;
 }
 

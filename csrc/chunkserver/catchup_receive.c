@@ -631,7 +631,7 @@ static bool led_by_other(const struct cg_copy *copy) {
     return leader != 0 && leader != cg_copyset_member(copy->copyset);
 }
 
-void cg_copies_tick(struct cg_catchup *catchup) {
+static void start_due(struct cg_catchup *catchup) {
     uint64_t now = cg_reactor_now(catchup->store->reactor);
     CG_LIST_FOREACH_SAFE (node, next, &catchup->copies) {
         struct cg_copy *copy = CG_CONTAINER_OF(node, struct cg_copy, node);
@@ -652,7 +652,7 @@ void cg_copy_receive(struct cg_catchup *catchup, struct cg_copyset *copyset) {
         copy->again = true; // should it be over
         if (copy->done) {
             copy->due_ns = 0;
-            cg_copies_tick(catchup);
+            start_due(catchup);
         }
         return;
     }
@@ -667,7 +667,22 @@ void cg_copy_receive(struct cg_catchup *catchup, struct cg_copyset *copyset) {
     copy->copyset = copyset;
     copy->paused = cg_copyset_incomplete(copyset); // from the start on
     cg_list_push_back(&catchup->copies, &copy->node);
-    cg_copies_tick(catchup);
+    start_due(catchup);
+}
+
+// Found half-copied at the start.
+static void find_incomplete(struct cg_catchup *catchup) {
+    for (uint32_t i = 0; i < catchup->store->copyset_count; i++) {
+        struct cg_copyset *copyset = catchup->store->copysets[i];
+        if (cg_copyset_incomplete(copyset) && cg_copy_of(catchup, copyset) == NULL) {
+            cg_copy_receive(catchup, copyset);
+        }
+    }
+}
+
+void cg_copies_tick(struct cg_catchup *catchup) {
+    find_incomplete(catchup);
+    start_due(catchup);
 }
 
 void cg_copy_forget(struct cg_copy *copy) {

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "chunkserver/catchup.h"
 #include "chunkserver/copyset_log.h"
 #include "chunkserver/peers.h"
 #include "chunkserver/store.h"
@@ -110,6 +111,7 @@ struct cg_chunkserver_stats {
     struct cg_scrub_stats scrub;
     struct cg_peers_stats peers;
     struct cg_log_disk_stats log;
+    struct cg_catchup_stats copy;
 };
 void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out);
 

@@ -160,6 +160,7 @@ static void collect_stats(struct cg_host_call *call) {
         .log = store.log,
     };
     cg_peers_stats(server->peers, &call->stats->peers);
+    cg_catchup_stats(server->catchup, &call->stats->copy);
     cg_host_finish(call);
 }
 

@@ -154,7 +154,7 @@ void cg_copyset_copying(struct cg_copyset *copyset, void (*done)(void *user, int
 }
 
 bool cg_copyset_incomplete(const struct cg_copyset *copyset) {
-    return copyset->incomplete;
+    return copyset->incomplete && copyset->found.bytes == NULL;
 }
 
 // ---- Installing
@@ -284,10 +284,6 @@ void cg_copyset_state_restored(struct cg_copyset *copyset) {
         copyset->paused = false;
         cg_copyset_state_clear(found);
     }
-}
-
-bool cg_copyset_forsaken(const struct cg_copyset *copyset) {
-    return copyset->incomplete && copyset->found.bytes == NULL;
 }
 
 int cg_copyset_state_seen(struct cg_copyset *copyset, uint64_t index) {

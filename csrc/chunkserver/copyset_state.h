@@ -50,7 +50,8 @@ void cg_copyset_resume(struct cg_copyset *copyset);
 void cg_copyset_copying(struct cg_copyset *copyset, void (*done)(void *user, int status),
                         void *user);
 
-// It is so. Found at a start: the copyset is paused, its log has begun an installation.
+// It is so, and there is no state yet that could be installed. Found at a start: the copyset is
+// paused, its log has begun an installation.
 bool cg_copyset_incomplete(const struct cg_copyset *copyset);
 
 // Incomplete, with chunk files as of state->log.index or later, in place and synced (files and

@@ -107,8 +107,8 @@ static int replay_record(void *context, uint64_t lsn, const struct cg_wal_record
     if (copyset->log == NULL) {
         return keep(replay, copyset, lsn, record);
     }
-    if (cg_copyset_forsaken(copyset) && record->type != CG_RECORD_STATE) {
-        return 0;
+    if (cg_copyset_incomplete(copyset) && record->type != CG_RECORD_STATE) {
+        return 0; // only these count
     }
     if (record->index > copyset->recovery_end) {
         copyset->recovery_end = record->index;

@@ -600,8 +600,6 @@ int cg_copyset_state_found(struct cg_copyset *copyset);
 void cg_copyset_state_restored(struct cg_copyset *copyset);
 int cg_copyset_state_seen(struct cg_copyset *copyset, uint64_t index);
 void cg_copyset_state_started(struct cg_copyset *copyset);
-// Entries in the log do not count: only its STATE records do.
-bool cg_copyset_forsaken(const struct cg_copyset *copyset);
 // What a checkpoint saves of the log while the copyset is incomplete.
 void cg_copyset_capture_incomplete(struct cg_copyset *copyset, struct cg_copyset_log_saved *out);
 

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <ftw.h>
+#include <inttypes.h>
 #include <pb_decode.h>
 #include <poll.h>
 #include <stdio.h>
@@ -491,6 +492,150 @@ static void members_change(void **state) {
     await_equal(f);
 }
 
+// ---- State that the log does not have any more, and damage
+
+#define LARGE (512U << 10)
+
+// Blocks of a chunk, of which each has its own number in it.
+static void write_many(struct fixture *f, uint64_t chunk, uint32_t offset, uint32_t seed) {
+    static uint8_t data[LARGE];
+    for (uint32_t i = 0; i < LARGE / 4096; i++) {
+        fill(data + (size_t)i * 4096, 4096, seed + offset / 4096 + i);
+    }
+    curve_chunkserver_ChunkRequest request = request_of(TYPE(WRITE), chunk, offset, LARGE);
+    request.has_sn = request.has_fileId = request.has_clientId = request.has_sequence = true;
+    request.sn = 1;
+    request.fileId = 5;
+    request.clientId = 9;
+    request.sequence = ++f->sequence;
+    for (uint64_t end = cg_now_ns() + LIMIT_NS; cg_now_ns() < end; await_change(f)) {
+        curve_chunkserver_CHUNK_OP_STATUS status =
+            wire_chunk(f->node[leader(f)].fd, "WriteChunk", &request, data, LARGE, &f->reply);
+        if (status == STATUS(SUCCESS)) {
+            return;
+        }
+        assert_true(status == STATUS(REDIRECTED) || status == STATUS(OVERLOAD));
+    }
+    fail_msg("the write is never done");
+}
+
+// Until the leader's log begins behind `index`.
+static void write_until_recycled(struct fixture *f, uint64_t index) {
+    struct cg_copyset_log_status status;
+    for (uint32_t i = 0;; i++) {
+        assert_true(look(f, leader(f), &status));
+        if (status.base_index > index) {
+            return;
+        }
+        assert_true(i < 2000);
+        write_many(f, 1 + i % 4, i / 4 % 8 * LARGE, 1000 * (1 + i % 4));
+    }
+}
+
+static void join(struct fixture *f, unsigned i) {
+    int result;
+    do {
+        await_change(f);
+        result = cg_chunkserver_change(f->node[leader(f)].server, POOL, COPYSET,
+                                       CG_RAFT_ADD_LEARNER, f->node[i].id);
+    } while (result == -EAGAIN);
+    assert_int_equal(0, result);
+    do {
+        write_block(f, 9, 0, 9); // there is always something going on
+        result = cg_chunkserver_change(f->node[leader(f)].server, POOL, COPYSET, CG_RAFT_PROMOTE,
+                                       f->node[i].id);
+    } while (result == -EAGAIN);
+    assert_int_equal(0, result);
+}
+
+static void lead_with(struct fixture *f, unsigned target) {
+    while (leader(f) != target) {
+        cg_chunkserver_transfer(f->node[leader(f)].server, POOL, COPYSET, f->node[target].id);
+        await_change(f);
+    }
+}
+
+static void a_blank_one_copies_what_the_log_does_not_have(void **state) {
+    struct fixture *f = *state;
+    write_until_recycled(f, 1);
+    assert_int_equal(0, add_replica(f, 3, NULL, 0));
+    join(f, 3);
+    await_equal(f);
+    // All reads are its own.
+    lead_with(f, 3);
+    for (uint32_t chunk = 1; chunk <= 4; chunk++) {
+        for (uint32_t block = 0; block < LARGE / 4096; block += 7) {
+            assert_block(f, chunk, block, 1000 * chunk + block);
+        }
+    }
+    struct cg_chunkserver_stats stats;
+    cg_chunkserver_stats(f->node[3].server, &stats);
+    assert_int_equal(1, stats.copy.completed);
+    assert_int_equal(0, stats.copy.receiving);
+    assert_true(stats.copy.received_chunks >= 4);
+}
+
+static void one_that_was_away_for_long_copies(void **state) {
+    struct fixture *f = *state;
+    struct cg_copyset_log_status status;
+    write_block(f, 1, 0, 1);
+    unsigned away = (leader(f) + 1) % 3;
+    await_equal(f);
+    stop_node(f, away);
+    assert_true(look(f, leader(f), &status));
+    write_until_recycled(f, status.last_index + 1);
+    start_node(f, away);
+    introduce_all(f);
+    await_equal(f);
+    lead_with(f, away);
+    for (uint32_t chunk = 1; chunk <= 4; chunk++) {
+        assert_block(f, chunk, 100, 1000 * chunk + 100);
+    }
+}
+
+static void flip(struct fixture *f, unsigned i, uint64_t chunk, long offset) {
+    char path[192];
+    snprintf(path, sizeof(path), "%s/chunks/%u-%u/chunk_%" PRIu64, f->node[i].folder, POOL, COPYSET,
+             chunk);
+    FILE *file = fopen(path, "r+");
+    assert_non_null(file);
+    assert_int_equal(0, fseek(file, offset, SEEK_SET));
+    int byte = fgetc(file);
+    assert_int_equal(0, fseek(file, offset, SEEK_SET));
+    fputc(byte ^ 16, file);
+    assert_int_equal(0, fclose(file));
+}
+
+static void what_the_leader_finds_damaged_it_gets_from_others(void **state) {
+    struct fixture *f = *state;
+    for (uint32_t chunk = 1; chunk <= 3; chunk++) {
+        for (uint32_t block = 0; block < 4; block++) {
+            write_block(f, chunk, block, 10 * chunk + block);
+        }
+    }
+    await_equal(f);
+    unsigned victim = leader(f);
+    stop_node(f, victim);
+    flip(f, victim, 1, 65536 + 4096 + 5); // a block
+    flip(f, victim, 2, 600);              // the metadata: one slot, then the other
+    flip(f, victim, 3, 32768 + 4096 + 8);
+    start_node(f, victim);
+    introduce_all(f);
+    await_equal(f);
+    lead_with(f, victim);
+    for (uint32_t chunk = 1; chunk <= 3; chunk++) {
+        for (uint32_t block = 0; block < 4; block++) {
+            assert_block(f, chunk, block, 10 * chunk + block);
+        }
+    }
+    write_block(f, 2, 0, 77);
+    await_equal(f);
+    struct cg_chunkserver_stats stats;
+    cg_chunkserver_stats(f->node[victim].server, &stats);
+    assert_true(stats.copy.mended_blocks >= 1);
+    assert_int_equal(0, cg_chunkserver_bad_blocks(f->node[victim].server, NULL, 0));
+}
+
 // ---- Rubbish on the port where the others' messages come in
 
 static void send_frame(struct fixture *f, unsigned i, const struct cg_raft_message *message,
@@ -570,6 +715,9 @@ int main(void) {
         WITH(without_a_majority_requests_are_sent_away),
         WITH(an_epoch_counts_on_all_three),
         WITH(members_change),
+        WITH(a_blank_one_copies_what_the_log_does_not_have),
+        WITH(one_that_was_away_for_long_copies),
+        WITH(what_the_leader_finds_damaged_it_gets_from_others),
         WITH(strangers_messages_do_no_harm),
     };
     return cmocka_run_group_tests_name("replicas", tests, NULL, NULL);
