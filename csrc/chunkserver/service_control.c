@@ -57,7 +57,8 @@ void cg_service_get_leader(struct cg_server_request *request) {
     curve_chunkserver_GetLeaderResponse2 response = curve_chunkserver_GetLeaderResponse2_init_zero;
     _Static_assert(sizeof(response.leader.address) >= sizeof(service->address),
                    "a leader's address fits");
-    uint64_t leader = cg_copyset_leader(copyset);
+    // A retired disk leads nothing any more, and hears of nobody.
+    uint64_t leader = cg_store_disk_error(service->store) == 0 ? cg_copyset_leader(copyset) : 0;
     if (leader != 0 && leader == cg_copyset_member(copyset)) {
         memcpy(response.leader.address, service->address, sizeof(service->address));
     } else {

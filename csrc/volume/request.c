@@ -450,9 +450,15 @@ static void on_status(struct vol_request *request, const struct vol_reply *reply
     case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_FAILURE_UNKNOWN:
         retry_after(request, RETRY_DELAY_NS);
         return;
+    case curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_DISK_FAIL:
+        if (volume->native && request->copyset->peer_count > 1) {
+            reroute(request, failure_delay(request)); // the others choose another leader
+            return;
+        }
+        refuse(request, status, -EIO);
+        return;
     default:
-        // DISK_FAIL, INVALID_REQUEST, CHUNK_EXIST; SETTLED, which cannot be for one that we wait
-        // for.
+        // INVALID_REQUEST, CHUNK_EXIST; SETTLED, which cannot be for one that we wait for.
         refuse(request, status, -EIO);
         return;
     }

@@ -293,6 +293,32 @@ static void a_slow_leader_is_asked_once(void **state) {
     bench_end(bench);
 }
 
+static enum fake_verdict broken_disk(struct fake_seen *seen) {
+    if (seen->chunk != NULL && seen->server == fake_peer(seen->fake, 0)) {
+        seen->status = curve_chunkserver_CHUNK_OP_STATUS_CHUNK_OP_STATUS_DISK_FAIL;
+        return FAKE_ANSWER_STATUS;
+    }
+    return FAKE_SERVE;
+}
+
+static void a_leader_whose_disk_fails_is_one_pause(void **state) {
+    (void)state;
+    struct bench *bench = three();
+    bench_start(bench, 0, 0);
+    struct load *load = malloc(sizeof(*load));
+    load_begin(load, bench);
+    load_wait(load, 2 * DEPTH);
+    name(bench, -1, 1, 1); // it knows, the others do not yet
+    set_hook(bench, broken_disk);
+    usleep(500000);
+    lead(bench, 2);
+    name(bench, -1, 0, 0);
+    load_wait(load, 2 * DEPTH);
+    assert_in_range(load_end(load), 490, 700);
+    free(load);
+    bench_end(bench);
+}
+
 static void leaders_that_change_all_the_time_cost_no_error(void **state) {
     (void)state;
     struct bench *bench = three();
@@ -353,6 +379,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_stopped_leader_is_one_pause),
         cmocka_unit_test(the_other_copysets_of_a_stopped_leader_do_not_wait_for_it),
         cmocka_unit_test(a_slow_leader_is_asked_once),
+        cmocka_unit_test(a_leader_whose_disk_fails_is_one_pause),
         cmocka_unit_test(leaders_that_change_all_the_time_cost_no_error),
         cmocka_unit_test(without_any_peer_io_ends_at_its_deadline_and_goes_on_later),
     };
