@@ -17,6 +17,7 @@
 #define UNCOMMITTED_ENTRIES_MAX 4096U
 #define READ_ROUNDS_MAX         64U
 #define PROMOTE_LAG_MAX         1024U
+#define APPLY_LAG_MAX           2048U // a fraction of a second
 
 // The core takes messages with at most so many changes of the members; what is beyond comes again.
 #define CONFIGS_OF_MESSAGE 4U
@@ -61,6 +62,7 @@ int log_core_create(struct cg_copyset_log *log, const struct cg_raft_restored *r
         .reads_max = READ_ROUNDS_MAX,
         .terms_max = LOG_TERMS_MAX,
         .promote_lag_max = PROMOTE_LAG_MAX,
+        .apply_lag_max = APPLY_LAG_MAX,
         .quiesce_after_ns = disk->quiesce_after_ns,
         // Different in every member and at every start.
         .seed = log_now(log) ^ log->options.self * UINT64_C(0x9e3779b97f4a7c15) ^

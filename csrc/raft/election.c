@@ -40,6 +40,7 @@ void raft_become_follower(struct cg_raft *raft, uint64_t term, uint64_t leader) 
     raft->forced = false;
     raft->quiet = false;
     raft->pre_votes = 0;
+    raft->waited = false;
     raft_reset_election(raft);
 }
 
@@ -52,6 +53,7 @@ void raft_heard_leader(struct cg_raft *raft, uint64_t leader) {
     raft->heard_ns = raft->now_ns;
     raft->heard_any = true;
     raft->quiet = false;
+    raft->waited = false;
     raft_reset_election(raft);
 }
 
@@ -148,6 +150,18 @@ bool raft_may_lead(const struct cg_raft *raft) {
     return false;
 }
 
+// A leader serves when it has applied what was committed before it. One that would take long (it
+// has started a moment ago) lets the others try first, once.
+static bool waits_for_others(struct cg_raft *raft) {
+    uint32_t max = raft->options.apply_lag_max;
+    if (max == 0 || raft->waited || raft->commit_index - raft->applied_index <= max) {
+        return false;
+    }
+    raft->waited = true;
+    raft_reset_election(raft);
+    return true;
+}
+
 void raft_tick_election(struct cg_raft *raft) {
     if (!raft_may_lead(raft) || raft->quiet || raft->now_ns < raft->election_ns) {
         return;
@@ -157,7 +171,9 @@ void raft_tick_election(struct cg_raft *raft) {
         raft_reset_election(raft);
         return;
     }
-    pre_campaign(raft);
+    if (!waits_for_others(raft)) {
+        pre_campaign(raft);
+    }
 }
 
 void raft_fill_vote(const struct cg_raft *raft, struct cg_raft_message *message) {
@@ -256,6 +272,7 @@ static void receive_pre_vote(struct cg_raft *raft, const struct cg_raft_message 
     reply_vote(raft, message, grant, grant ? message->term : raft->term);
     if (!complete && raft->role == CG_RAFT_FOLLOWER && raft_may_lead(raft)) {
         raft->election_ns = raft->now_ns; // nobody leads, and who asks cannot: this one may
+        raft->waited = true;
     }
 }
 

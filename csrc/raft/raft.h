@@ -121,6 +121,8 @@ struct cg_raft_options {
     uint32_t reads_max;               // reads that wait for their confirmation
     uint32_t terms_max;               // runs of terms in memory, at least 8
     uint32_t promote_lag_max;         // entries that a learner may lack to become a voter
+    uint32_t apply_lag_max;           // committed entries not applied yet, beyond which a server
+                                      // lets others campaign first; 0: it never waits
     uint64_t quiesce_after_ns;        // idle groups stop their heartbeats after it; 0: never
     uint64_t seed;                    // of the election timeouts
     // How many of the entries [first, last] of the caller's log fit a message of max_bytes: at

@@ -132,6 +132,7 @@ static void start_core(struct sim *sim, struct sim_node *node) {
         .reads_max = SIM_READS,
         .terms_max = 256,
         .promote_lag_max = 16,
+        .apply_lag_max = 3,
         .quiesce_after_ns = sim->profile.quiesce_ns,
         .seed = sim_random(sim),
         .fit = fit,

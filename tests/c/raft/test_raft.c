@@ -168,6 +168,37 @@ static void whoever_is_asked_by_one_that_lacks_entries_campaigns(void **state) {
     trio_destroy(&trio);
 }
 
+static void waits_with_three(struct cg_raft_options *options) {
+    options->apply_lag_max = 2;
+}
+
+static void whoever_has_much_to_apply_lets_others_lead(void **state) {
+    (void)state;
+    for (unsigned late = 1; late <= 2; late++) {
+        trio_init(&trio, waits_with_three);
+        trio_elect(&trio, 1);
+        trio_node(&trio, 2)->late = true;
+        trio_node(&trio, 3)->late = late == 2;
+        assert_int_equal(trio_propose(&trio, 1, 3), 0);
+        trio_run(&trio, 20);
+        assert_int_equal(trio_status(&trio, 2).commit_index, 4);
+        trio_node(&trio, 1)->cut = true;
+        if (late == 1) {
+            // As soon as if it were alone.
+            trio_run(&trio, 2 * TRIO_TIMEOUT / TRIO_MS);
+            assert_int_equal(trio_status(&trio, 3).role, CG_RAFT_LEADER);
+        } else {
+            // Where all have, one of them leads a little later.
+            trio_run(&trio, 2 * TRIO_TIMEOUT / TRIO_MS - 50);
+            assert_int_equal(trio_status(&trio, 2).role, CG_RAFT_FOLLOWER);
+            trio_run(&trio, 3 * TRIO_TIMEOUT / TRIO_MS);
+            assert_true(trio_status(&trio, 2).role == CG_RAFT_LEADER ||
+                        trio_status(&trio, 3).role == CG_RAFT_LEADER);
+        }
+        trio_destroy(&trio);
+    }
+}
+
 static void a_leader_without_a_majority_steps_down(void **state) {
     (void)state;
     elected(1);
@@ -614,6 +645,7 @@ int main(void) {
         cmocka_unit_test(nobody_votes_while_a_leader_is_heard_unless_forced),
         cmocka_unit_test(pre_votes_without_an_answer_are_repeated_soon_and_then_rarely),
         cmocka_unit_test(whoever_is_asked_by_one_that_lacks_entries_campaigns),
+        cmocka_unit_test(whoever_has_much_to_apply_lets_others_lead),
         cmocka_unit_test(a_leader_without_a_majority_steps_down),
         cmocka_unit_test(entries_count_when_they_are_durable),
         cmocka_unit_test(a_late_write_of_replaced_entries_is_no_evidence),

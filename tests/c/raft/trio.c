@@ -169,7 +169,9 @@ static void drain(struct trio *trio, uint64_t id, const struct cg_raft_message *
             break;
         case CG_RAFT_COMMIT:
             node->commit = action.index;
-            cg_raft_applied(node->raft, action.index);
+            if (!node->late) {
+                cg_raft_applied(node->raft, action.index);
+            }
             break;
         case CG_RAFT_READ_READY:
             node->read_ready = action.id;

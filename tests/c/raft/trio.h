@@ -24,6 +24,7 @@ struct trio_node {
     struct cg_raft *raft;
     bool cut;  // no message to or from it
     bool held; // its disk does not finish anything
+    bool late; // applies nothing
     uint64_t held_ticket[TRIO_FLIGHT], held_index[TRIO_FLIGHT];
     uint32_t held_count;
     struct trio_entry log[TRIO_LOG]; // by index
