@@ -386,9 +386,7 @@ static void save_call(struct cg_file_op *op) {
 // What slow replicas lack may take half of the log.
 static void recycle(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
-    uint64_t tail = cg_wal_tail(store->wal);
-    uint64_t keep = cg_wal_capacity(store->wal) / 2;
-    uint64_t keep_from = tail > keep ? tail - keep : 0;
+    uint64_t keep_from = cg_wal_keep_from(store->wal, cg_wal_capacity(store->wal) / 2);
     uint64_t needed = checkpoint->tail;
     for (uint32_t i = 0; i < checkpoint->copysets; i++) {
         struct cg_copyset *copyset = store->copysets[i];

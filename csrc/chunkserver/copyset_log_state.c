@@ -80,9 +80,7 @@ static uint64_t forgettable(const struct cg_copyset_log *log, uint64_t end,
         return end;
     }
     const struct cg_wal *wal = log->disk->wal;
-    uint64_t tail = cg_wal_tail(wal);
-    uint64_t longest = cg_wal_capacity(wal) / 4 * 3;
-    uint64_t pinned_from_lsn = tail > longest ? tail - longest : 0;
+    uint64_t pinned_from_lsn = cg_wal_keep_from(wal, cg_wal_capacity(wal) / 4 * 3);
     uint64_t pinned = UINT64_MAX;
     for (uint32_t i = 0; i < log->pin_count; i++) {
         pinned = lower(pinned, log->pin[i].index);

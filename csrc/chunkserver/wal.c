@@ -218,6 +218,22 @@ uint64_t cg_wal_used(const struct cg_wal *wal) {
     return set->sealed_bytes + written + wal->queued_bytes + lost;
 }
 
+uint64_t cg_wal_keep_from(const struct cg_wal *wal, uint64_t bytes) {
+    const struct wal_segments *set = &wal->segments;
+    const struct wal_segment *segment = CG_CONTAINER_OF(set->live.prev, struct wal_segment, node);
+    uint64_t used = CG_WAL_BLOCK + (wal->next_lsn - segment->header.start_lsn);
+    uint64_t from = wal->next_lsn;
+    while (used <= bytes) {
+        from = segment->header.start_lsn;
+        if (segment->node.prev == &set->live) {
+            break;
+        }
+        segment = CG_CONTAINER_OF(segment->node.prev, struct wal_segment, node);
+        used += segment->size;
+    }
+    return from;
+}
+
 // One segment is kept back for the end that the segment being written may lose.
 uint64_t cg_wal_capacity(const struct cg_wal *wal) {
     const struct wal_segments *set = &wal->segments;

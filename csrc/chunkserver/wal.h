@@ -105,6 +105,10 @@ void cg_wal_append(struct cg_wal *wal, struct cg_wal_append *append);
 // It may serve as `from_lsn` once every append made before this call is done with status 0.
 uint64_t cg_wal_tail(const struct cg_wal *wal);
 
+// From there on the log takes at most `bytes` of the disk; for what is kept though it is not
+// needed. Not the same as a distance from the tail: every start goes on in a fresh segment.
+uint64_t cg_wal_keep_from(const struct cg_wal *wal, uint64_t bytes);
+
 // Reading records back that were appended, or replayed, before. The fetch is the caller's memory,
 // the log's from cg_wal_fetch until `done`.
 struct cg_wal_fetch {
