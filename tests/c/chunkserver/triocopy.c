@@ -83,8 +83,9 @@ static void paused(void *user, int status) {
 static void begin(struct trio_copy *copy) {
     struct cg_copyset_log *log = cg_copyset_raft(target(copy));
     if (cg_copyset_incomplete(target(copy))) {
-        copy->stage = STAGE_CHUNK; // a copy before this one was cut short
-    } else if (!cg_copyset_log_wants_state(log, copy->state.log.index,
+        copy->stage = STAGE_CHUNK;     // a copy before this one was cut short
+    } else if (target(copy)->paused || // a state that it found at its start is being installed
+               !cg_copyset_log_wants_state(log, copy->state.log.index,
                                            copy->state.log.index_term)) {
         end(copy, false);
     } else {
@@ -273,7 +274,7 @@ void trio_copy_step(struct trio *trio) {
     }
     struct trio_node *leader = trio_leader(trio, copyset);
     if (node->up && leader != NULL && leader != node &&
-        cg_copyset_forsaken(trio_copyset(node, copyset))) {
+        cg_copyset_incomplete(trio_copyset(node, copyset))) {
         trio_copy_wanted(trio, leader, copyset, to + 1);
     }
 }
