@@ -17,11 +17,12 @@
 #include "base/log.h"
 #include "chunkserver/chunkserver_internal.h"
 
-#define MEMORY_DEFAULT (UINT64_C(96) << 20)
-// Of entries in the logs' memory, whose buffers are the clients' and the peers'.
+#define MEMORY_DEFAULT (UINT64_C(64) << 20)
+// Of entries in the logs' memory, in the buffers in which they came from clients and peers.
 #define LOG_CACHE_MAX (UINT64_C(32) << 20)
-// For what comes from peers: entries of a frame share a buffer, which is as large as the next power
-// of two, so that the cache may hold several times what it counts.
+// For what comes from peers and what is read back from the log: entries of a frame share a buffer,
+// which is as large as the next power of two, so that the cache may hold several times what it
+// counts.
 #define PEERS_MEMORY    (UINT64_C(160) << 20)
 #define RESERVE_DEFAULT (UINT64_C(64) << 20)
 #define POOL_THREADS    6U // a checkpoint's two, one for writes, one for the scrub, two for copying
@@ -160,9 +161,19 @@ static void mend(void *context, struct cg_mend *wanted) {
 
 // ---- The thread
 
+// What requests in flight may take.
+static uint64_t memory_of(const struct cg_chunkserver_options *options) {
+    return options->memory_bytes != 0 ? options->memory_bytes : MEMORY_DEFAULT;
+}
+
+static uint64_t log_cache_of(const struct cg_chunkserver_options *options) {
+    uint64_t half = memory_of(options) / 2;
+    return half < LOG_CACHE_MAX ? half : LOG_CACHE_MAX;
+}
+
 static int open_pools(struct cg_chunkserver *server) {
-    uint64_t memory = server->options.memory_bytes;
-    int result = cg_buffer_pool_create(memory != 0 ? memory : MEMORY_DEFAULT, &server->pool);
+    const struct cg_chunkserver_options *options = &server->options;
+    int result = cg_buffer_pool_create(memory_of(options) + log_cache_of(options), &server->pool);
     if (result == 0) {
         result = cg_buffer_pool_create(PEERS_MEMORY, &server->peers_pool);
     }
@@ -211,7 +222,6 @@ static int open_store(struct cg_chunkserver *server) {
     if (result != 0) {
         return result;
     }
-    uint64_t memory = options->memory_bytes != 0 ? options->memory_bytes : MEMORY_DEFAULT;
     struct cg_store_options store_options = {
         .reserve_bytes = options->reserve_bytes != 0 ? options->reserve_bytes : RESERVE_DEFAULT,
         .wal_bytes = options->wal_bytes,
@@ -220,7 +230,8 @@ static int open_store(struct cg_chunkserver *server) {
         .share_folder = options->folder,
         .send = send_message,
         .send_context = server,
-        .log_cache_bytes = memory / 2 < LOG_CACHE_MAX ? memory / 2 : LOG_CACHE_MAX,
+        .log_pool = server->peers_pool,
+        .log_cache_bytes = log_cache_of(options),
         .events = {.role_changed = role_changed,
                    .copy_state = copy_state,
                    .damaged = damaged,

@@ -23,7 +23,9 @@ struct cg_chunkserver_options {
     const char *listen;    // comma-separated endpoints, see rpc/endpoint.h; a port of 0 picks one
     const char *advertise; // "ip:port" that GetLeader answers; NULL: the first TCP endpoint bound
     uint64_t wal_bytes;    // 0: 1 GiB
-    uint64_t memory_bytes; // buffers of requests in flight; 0: 64 MiB. Beyond it: OVERLOAD
+    // Buffers of requests in flight; 0: 64 MiB. Beyond it: OVERLOAD. Besides, entries of the logs
+    // stay in memory for members that lag, up to half as much or 32 MiB.
+    uint64_t memory_bytes;
     uint32_t inflight_max; // requests in flight; 0: 5000. Beyond it: OVERLOAD
     uint64_t
         reserve_bytes;   // free space kept back: new blocks are refused (NOSPACE) below; 0: 64 MiB

@@ -67,7 +67,7 @@ static void log_failed(void *context, int error) {
 static int make_log_disk(struct cg_store *store) {
     struct cg_log_disk_options options = {
         .reactor = store->reactor,
-        .pool = store->pool,
+        .pool = store->options.log_pool != NULL ? store->options.log_pool : store->pool,
         .send = store->options.send,
         .send_context = store->options.send_context,
         .failed = log_failed,

@@ -85,6 +85,9 @@ struct cg_store_options {
     void *send_context;
     uint64_t (*now)(void *context);
     void *now_context;
+    // For entries read back from the log on disk, which requests that wait for them must not be
+    // able to exhaust; NULL: the pool of the requests.
+    struct cg_buffer_pool *log_pool;
     uint64_t log_cache_bytes; // of log entries kept in memory beyond what is under way; 0: 32 MiB
     struct cg_store_events events;
 };
