@@ -387,7 +387,7 @@ static void save_call(struct cg_file_op *op) {
 static void recycle(struct cg_store *store) {
     struct cg_checkpoint *checkpoint = &store->checkpoint;
     uint64_t keep_from = cg_wal_keep_from(store->wal, cg_wal_capacity(store->wal) / 2);
-    uint64_t needed = checkpoint->tail;
+    uint64_t needed = checkpoint->lsn; // where the next start begins
     for (uint32_t i = 0; i < checkpoint->copysets; i++) {
         struct cg_copyset *copyset = store->copysets[i];
         uint64_t lsn = copyset->log != NULL

@@ -128,6 +128,7 @@ static void destroy(struct cg_copyset_log *log) {
         free(CG_CONTAINER_OF(node, struct log_config, node));
     }
     log_index_destroy(&log->index);
+    log_copies_drop(log);
     if (log->raft != NULL) {
         cg_raft_destroy(log->raft);
     }
@@ -173,6 +174,7 @@ int cg_copyset_log_start(struct cg_copyset_log *log) {
         return result;
     }
     log->started = true;
+    log_copies_drop(log);
     log_step(log, NULL);
     if (log->disk->error != 0) {
         log_retire(log, -EIO);
@@ -212,6 +214,7 @@ void log_retire(struct cg_copyset_log *log, int error) {
         log->proposed = 0;
     }
     log->durable_due = false;
+    log->move.next = 0;
     log->failed_error = error;
     cg_list_splice_back(&log->failed, &log->proposals);
     cg_raft_disk_error(log->raft);

@@ -14,6 +14,7 @@
 struct log_slot {
     struct cg_log_entry *entry; // a reference; NULL: on disk only
     uint64_t lsn;               // of its batch; until it is durable, a lower bound
+    uint64_t moved_lsn;         // of its copy, while a move is under way; 0: none
     uint32_t bytes;             // meta and payload
     bool durable;
 };

@@ -38,6 +38,31 @@ struct log_pin {
     uint64_t index;
 };
 
+// See copyset_log_move.c.
+struct log_move {
+    uint64_t next; // entry to be copied; 0: nothing is moved
+    uint64_t first;
+    uint64_t round; // tells copies of a move that was given up
+    unsigned in_flight;
+    bool ended; // the MOVED record is on its way
+};
+
+// Copies that a replay has found, until the record that makes them count.
+struct log_copy {
+    uint64_t lsn;
+    uint64_t index;
+    uint64_t term;
+    uint32_t type;
+    uint32_t bytes;
+    struct cg_raft_config config; // CONFIG
+};
+
+struct log_copies {
+    struct log_copy *copy;
+    size_t count;
+    size_t size;
+};
+
 struct log_install {
     bool under_way; // entries are not taken
     bool discarded; // nor kept
@@ -95,6 +120,8 @@ struct cg_copyset_log {
 
     struct log_pin pin[CG_RAFT_MEMBERS_MAX];
     uint32_t pin_count;
+    struct log_move move;
+    struct log_copies copies;
     struct log_install install;
     uint64_t install_index; // of the last INSTALL record
     uint64_t install_lsn;   // 0: a checkpoint contains it
@@ -165,6 +192,22 @@ void log_read_ready(struct cg_copyset_log *log, uint64_t round, uint64_t index);
 void log_read_failed(struct cg_copyset_log *log, uint64_t round);
 void log_reads_fail(struct cg_copyset_log *log, int error); // all
 void log_reads_settle(struct cg_copyset_log *log);
+
+// copyset_log_move.c
+// Moves what is not delivered, if it begins before `before_lsn`.
+void log_move_from(struct cg_copyset_log *log, uint64_t before_lsn);
+void log_move_go_on(struct cg_copyset_log *log);
+void log_move_cancel(struct cg_copyset_log *log);
+
+// copyset_log_copies.c
+int log_restore_copy(struct cg_copyset_log *log, uint64_t lsn, const struct cg_wal_record *record);
+int log_restore_moved(struct cg_copyset_log *log, const struct cg_wal_record *record);
+void log_copies_drop(struct cg_copyset_log *log);
+
+// copyset_log_restore.c
+// An entry of the log, found at `lsn`.
+int log_restore_entry(struct cg_copyset_log *log, uint64_t lsn, uint64_t index, uint32_t bytes,
+                      const struct cg_raft_entry *entry);
 
 // copyset_log_state.c
 void log_forget(struct cg_copyset_log *log, uint64_t index); // entries up to it are not needed

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "chunkserver/copyset_log_record.h"
 
+#include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 #include "chunkserver/bytes.h"
 
@@ -11,6 +13,8 @@ enum {
     MEMBER_LEARNER = 1U << 0,
     INSTALL_HEAD = 8, // flags, zero
     INSTALL_VOIDS = 1U << 0,
+    COPY_HEAD = 8, // type, zero
+    MOVED_SIZE = 8,
 };
 
 size_t cg_log_config_encode(const struct cg_raft_config *config,
@@ -88,4 +92,41 @@ int cg_record_install_decode(const struct cg_wal_record *record, struct cg_recor
     size_t length = record->meta_length - INSTALL_HEAD;
     int64_t used = cg_log_config_decode(in + INSTALL_HEAD, length, &out->config);
     return used == (int64_t)length ? 0 : -EBADMSG;
+}
+
+size_t cg_record_copy_encode(const struct cg_log_entry *entry, uint8_t *out) {
+    assert(entry->meta_length <= CG_WAL_META_MAX - COPY_HEAD);
+    cg_put_u32(out, entry->type);
+    cg_put_u32(out + 4, 0);
+    if (entry->meta_length > 0) {
+        memcpy(out + COPY_HEAD, entry->meta, entry->meta_length);
+    }
+    return COPY_HEAD + entry->meta_length;
+}
+
+int cg_record_copy_decode(const struct cg_wal_record *record, uint32_t *type, const uint8_t **meta,
+                          uint32_t *meta_length) {
+    const uint8_t *in = record->meta;
+    if (record->type != CG_RECORD_COPY || record->meta_length < COPY_HEAD ||
+        cg_get_u32(in) >= CG_WAL_TYPE_STATE || cg_get_u32(in + 4) != 0) {
+        return -EBADMSG;
+    }
+    *type = cg_get_u32(in);
+    *meta = in + COPY_HEAD;
+    *meta_length = record->meta_length - COPY_HEAD;
+    return 0;
+}
+
+size_t cg_record_moved_encode(uint64_t first, uint8_t *out) {
+    cg_put_u64(out, first);
+    return MOVED_SIZE;
+}
+
+int cg_record_moved_decode(const struct cg_wal_record *record, uint64_t *first) {
+    if (record->type != CG_RECORD_MOVED || record->meta_length != MOVED_SIZE ||
+        record->payload_length != 0) {
+        return -EBADMSG;
+    }
+    *first = cg_get_u64(record->meta);
+    return *first > 0 && *first <= record->index ? 0 : -EBADMSG;
 }

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "chunkserver/log_entry.h"
 #include "chunkserver/wal.h"
 #include "raft/raft.h"
 
@@ -15,6 +16,8 @@
 enum {
     CG_RECORD_STATE = CG_WAL_TYPE_STATE, // term, and in the meta the vote; index 0
     CG_RECORD_INSTALL = 0x101, // the state as of index and term was copied here and is durable
+    CG_RECORD_COPY = 0x102,    // of an entry; changes nothing without
+    CG_RECORD_MOVED = 0x103,   // from here on the log from an index to this one's is the copies
 };
 
 // Members of a group, as in CONFIG entries, INSTALL records, checkpoints and member files.
@@ -42,5 +45,14 @@ size_t cg_record_install_encode(const struct cg_record_install *install,
                                 uint8_t out[CG_RECORD_INSTALL_SIZE_MAX]);
 int cg_record_install_decode(const struct cg_wal_record *record,
                              struct cg_record_install *out); // 0 or -EBADMSG
+
+// `out`: CG_WAL_META_MAX bytes, of which the length is returned.
+size_t cg_record_copy_encode(const struct cg_log_entry *entry, uint8_t *out);
+// The entry's type and meta, which points into the record; 0 or -EBADMSG.
+int cg_record_copy_decode(const struct cg_wal_record *record, uint32_t *type, const uint8_t **meta,
+                          uint32_t *meta_length);
+
+size_t cg_record_moved_encode(uint64_t first, uint8_t *out);
+int cg_record_moved_decode(const struct cg_wal_record *record, uint64_t *first); // 0 or -EBADMSG
 
 #endif

@@ -99,6 +99,34 @@ static int restore_install(struct cg_copyset_log *log, uint64_t lsn,
     return 0;
 }
 
+int log_restore_entry(struct cg_copyset_log *log, uint64_t lsn, uint64_t index, uint32_t bytes,
+                      const struct cg_raft_entry *entry) {
+    int result = cg_raft_restore_entry(log->raft, index, entry);
+    if (result == 0) {
+        result = log_index_reserve(&log->index, 1);
+    }
+    if (result != 0) {
+        return result;
+    }
+    uint64_t first = index > log->index.base ? index : log->index.base + 1;
+    log_index_cut(&log->index, first);
+    log_config_cut(log, first);
+    struct cg_raft_status status;
+    cg_raft_status(log->raft, &status);
+    if (status.last_index == log->index.last) {
+        return 0; // it is not above the base, or does not fit and must turn out to be void
+    }
+    struct log_slot *slot = log_index_push(&log->index);
+    assert(log->index.last == index && status.last_index == index);
+    slot->lsn = lsn;
+    slot->bytes = bytes;
+    slot->durable = true;
+    if (entry->type == CG_RAFT_ENTRY_CONFIG && !log_config_push(log, index, entry->config)) {
+        return -ENOMEM;
+    }
+    return 0;
+}
+
 static int restore_entry(struct cg_copyset_log *log, uint64_t lsn,
                          const struct cg_wal_record *record) {
     struct cg_raft_config config;
@@ -116,29 +144,8 @@ static int restore_entry(struct cg_copyset_log *log, uint64_t lsn,
     if (log->legacy && record->term > status.term) { // the term's vote may be the checkpoint's
         cg_raft_restore_state(log->raft, record->term, 0);
     }
-    int result = cg_raft_restore_entry(log->raft, record->index, &entry);
-    if (result == 0) {
-        result = log_index_reserve(&log->index, 1);
-    }
-    if (result != 0) {
-        return result;
-    }
-    uint64_t first = record->index > log->index.base ? record->index : log->index.base + 1;
-    log_index_cut(&log->index, first);
-    log_config_cut(log, first);
-    cg_raft_status(log->raft, &status);
-    if (status.last_index == log->index.last) {
-        return 0; // it is not above the base, or does not fit and must turn out to be void
-    }
-    struct log_slot *slot = log_index_push(&log->index);
-    assert(log->index.last == record->index && status.last_index == record->index);
-    slot->lsn = lsn;
-    slot->bytes = record->meta_length + record->payload_length;
-    slot->durable = true;
-    if (record->type == CG_ENTRY_CONFIG && !log_config_push(log, record->index, &config)) {
-        return -ENOMEM;
-    }
-    return 0;
+    return log_restore_entry(log, lsn, record->index, record->meta_length + record->payload_length,
+                             &entry);
 }
 
 int cg_copyset_log_restore(struct cg_copyset_log *log, uint64_t lsn,
@@ -149,6 +156,10 @@ int cg_copyset_log_restore(struct cg_copyset_log *log, uint64_t lsn,
         return restore_state(log, lsn, record);
     case CG_RECORD_INSTALL:
         return restore_install(log, lsn, record);
+    case CG_RECORD_COPY:
+        return log_restore_copy(log, lsn, record);
+    case CG_RECORD_MOVED:
+        return log_restore_moved(log, record);
     default:
         return restore_entry(log, lsn, record);
     }

@@ -119,7 +119,9 @@ uint64_t cg_copyset_log_saved(struct cg_copyset_log *log, const struct cg_copyse
     if (saved->term == log->status.term && saved->vote == log->status.vote) {
         log->state_lsn = 0;
     }
-    return needed_lsn(log);
+    uint64_t need = needed_lsn(log);
+    log_move_from(log, keep_from_lsn);
+    return need;
 }
 
 // ---- Leader: a member's copy
@@ -171,6 +173,7 @@ void cg_copyset_log_install_begin(struct cg_copyset_log *log) {
 
 void cg_copyset_log_install_discard(struct cg_copyset_log *log) {
     assert(log->install.under_way);
+    log_move_cancel(log);
     log->install.discarded = true;
     for (uint64_t at = log->index.base + 1; at <= log->index.last; at++) {
         log_index_drop(log_index_at(&log->index, at));
@@ -217,6 +220,7 @@ static void take_state(struct cg_copyset_log *log) {
     assert(result == 0); // the log stood still since it was wanted
     assert(empties || !log->install.discarded);
     (void)result;
+    log_move_cancel(log);
     if (empties) {
         log_index_reset(&log->index, state->index);
         log_config_reset(log, state->index, &state->config);

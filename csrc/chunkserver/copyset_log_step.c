@@ -198,6 +198,7 @@ static int push_own(struct cg_copyset_log *log, const struct cg_raft_action *act
 static int push_received(struct cg_copyset_log *log, const struct cg_raft_action *action,
                          const struct log_incoming *incoming) {
     if (action->first <= log->index.last) {
+        log_move_cancel(log);
         log_index_cut(&log->index, action->first);
         log_config_cut(log, action->first);
     }
@@ -358,4 +359,5 @@ void log_fetched(struct cg_copyset_log *log) {
     }
     log_step(log, NULL);
     log_settle(log);
+    log_move_go_on(log);
 }

@@ -46,14 +46,27 @@ static void wait(struct cg_copyset_log *log) {
     }
 }
 
+// What the record says of an entry, be it the entry's or a copy's; NULL: nothing.
+static struct cg_log_entry *entry_of(const struct cg_wal_record *record, struct cg_buffer *buffer,
+                                     const uint8_t *payload) {
+    uint32_t type = record->type;
+    const uint8_t *meta = record->meta;
+    uint32_t meta_length = record->meta_length;
+    if (type == CG_RECORD_COPY && cg_record_copy_decode(record, &type, &meta, &meta_length) != 0) {
+        return NULL;
+    }
+    return cg_log_entry_make(type, record->term, record->index, meta, meta_length, buffer, payload,
+                             record->payload_length, record->block_crcs);
+}
+
 static void take_record(struct cg_wal_fetch *fetch, const struct cg_wal_record *record,
                         struct cg_buffer *buffer, const uint8_t *payload) {
     struct cg_copyset_log *log = CG_CONTAINER_OF(fetch, struct cg_copyset_log, fetch);
     struct log_slot *slot = log_index_at(&log->index, record->index);
     // A batch may hold an entry and what replaced it.
-    if (record->type >= CG_RECORD_STATE || record->index < log->fetch_for || slot == NULL ||
-        slot->entry != NULL || slot->lsn != fetch->lsn ||
-        cg_raft_term_at(log->raft, record->index) != record->term) {
+    if ((record->type >= CG_RECORD_STATE && record->type != CG_RECORD_COPY) ||
+        record->index < log->fetch_for || slot == NULL || slot->entry != NULL ||
+        slot->lsn != fetch->lsn || cg_raft_term_at(log->raft, record->index) != record->term) {
         return;
     }
     // What comes along must not push out what is wanted.
@@ -61,9 +74,7 @@ static void take_record(struct cg_wal_fetch *fetch, const struct cg_wal_record *
         log->fetched_bytes + log_cache_size(slot->bytes) > log->disk->options.cache_bytes / 2) {
         return;
     }
-    struct cg_log_entry *entry = cg_log_entry_make(
-        record->type, record->term, record->index, record->meta, record->meta_length, buffer,
-        payload, record->payload_length, record->block_crcs);
+    struct cg_log_entry *entry = entry_of(record, buffer, payload);
     if (entry == NULL) {
         log->fetch_short = true;
         return;

@@ -173,6 +173,12 @@ static void note_durable(struct sim_server *server, const struct sim_record *rec
         }
         server->node->commit = record->index;
         break;
+    case SIM_RECORD_COPY: // the log has that entry, if only the copy is still there
+        disk->term_at[record->index] = record->term;
+        break;
+    case SIM_RECORD_MOVED:
+        disk->last = record->index;
+        break;
     }
 }
 
@@ -192,6 +198,20 @@ static struct sim_record describe(struct sim_server *server, const struct cg_wal
             sim_fail(sim, "node %lu: the record of an installation cannot be read", node->id);
         }
         out.voids = install.voids;
+    } else if (record->type == CG_RECORD_COPY) {
+        uint32_t type;
+        const uint8_t *meta;
+        uint32_t length;
+        out.kind = SIM_RECORD_COPY;
+        if (cg_record_copy_decode(record, &type, &meta, &length) != 0) {
+            sim_fail(sim, "node %lu: a copy cannot be read", node->id);
+        }
+        out.entry = server_entry_of(sim, type, meta, length, record->index, record->term);
+    } else if (record->type == CG_RECORD_MOVED) {
+        out.kind = SIM_RECORD_MOVED;
+        if (cg_record_moved_decode(record, &out.vote) != 0) {
+            sim_fail(sim, "node %lu: the end of a move cannot be read", node->id);
+        }
     } else {
         out.kind = SIM_RECORD_ENTRY;
         out.entry = server_entry_of(sim, record->type, record->meta, record->meta_length,
@@ -312,7 +332,7 @@ int server_replayed(void *context, uint64_t lsn, const struct cg_wal_record *fou
         sim_fail(sim, "node %lu: its log has another record %lu", node->id, server->dropped + i);
     }
     server->record[i].lsn = lsn;
-    if (record.kind == SIM_RECORD_ENTRY) {
+    if (record.kind == SIM_RECORD_ENTRY || record.kind == SIM_RECORD_COPY) {
         uint8_t wanted[CG_WAL_BLOCK];
         uint32_t length = server_payload_length(record.entry);
         server_fill_payload(record.entry, wanted);

@@ -160,7 +160,13 @@ struct sim_mail {
 
 // ---- Nodes
 
-enum sim_record_kind { SIM_RECORD_STATE, SIM_RECORD_ENTRY, SIM_RECORD_INSTALL };
+enum sim_record_kind {
+    SIM_RECORD_STATE,
+    SIM_RECORD_ENTRY,
+    SIM_RECORD_INSTALL,
+    SIM_RECORD_COPY,  // of the chunkserver's own log only (copyset_log_move.c)
+    SIM_RECORD_MOVED, // likewise; `vote` is the first index
+};
 
 struct sim_record {
     enum sim_record_kind kind;

@@ -30,6 +30,9 @@ static void note_durable(struct sim *sim, struct sim_node *node, const struct si
             disk->last = record->index;
         }
         break;
+    case SIM_RECORD_COPY:
+    case SIM_RECORD_MOVED:
+        break;
     }
 }
 

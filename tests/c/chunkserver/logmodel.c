@@ -368,7 +368,7 @@ static int replay(void *context, uint64_t lsn, const struct cg_wal_record *recor
                   const void *payload) {
     struct logmodel_member *member = context;
     (void)payload;
-    return cg_copyset_log_restore(member->log, lsn, record);
+    return record->group == MODEL_GROUP ? cg_copyset_log_restore(member->log, lsn, record) : 0;
 }
 
 static void open_log(struct logmodel_member *member) {
@@ -562,6 +562,35 @@ void logmodel_checkpoint(struct logmodel_member *member, uint64_t keep_from_lsn)
     member->saved_lsn = lsn;
     uint64_t need = cg_copyset_log_saved(member->log, &saved, keep_from_lsn);
     cg_wal_recycle(member->wal, need < lsn ? need : lsn);
+}
+
+static void filled(struct cg_wal_append *append) {
+    append->record.group = 0; // done
+}
+
+void logmodel_fill(struct logmodel *model, struct logmodel_member *member, unsigned records) {
+    static uint64_t index;
+    static _Alignas(CG_WAL_BLOCK) uint8_t block[CG_WAL_BLOCK];
+    static const uint32_t crc = 0x98f94189; // of a block of zeros
+    const struct iovec payload = {block, sizeof(block)};
+    for (unsigned i = 0; i < records; i++) {
+        struct cg_wal_append append = {
+            .record = {.group = MODEL_GROUP + 1,
+                       .term = 1,
+                       .index = ++index,
+                       .type = DATA_TYPE,
+                       .payload_length = sizeof(block),
+                       .block_crcs = &crc},
+            .payload = &payload,
+            .payload_count = 1,
+            .done = filled,
+        };
+        cg_list_init(&append.node);
+        cg_wal_append(member->wal, &append);
+        while (append.record.group != 0) {
+            logmodel_run(model, 1);
+        }
+    }
 }
 
 static void install_done(void *user, int status) {

@@ -109,6 +109,9 @@ void logmodel_isolate(struct logmodel *model, const struct logmodel_member *memb
 // A checkpoint that is durable at once. What is at or above keep_from_lsn stays for others.
 void logmodel_checkpoint(struct logmodel_member *member, uint64_t keep_from_lsn);
 
+// Appends records of another group to the member's log on disk.
+void logmodel_fill(struct logmodel *model, struct logmodel_member *member, unsigned records);
+
 // Copies the leader's state to a member, as SEND_SNAPSHOT asks for.
 void logmodel_copy(struct logmodel *model, struct logmodel_member *from,
                    struct logmodel_member *to);

@@ -425,6 +425,92 @@ static void copying_that_is_given_up_leaves_the_log_as_it_was(void **state) {
     logmodel_destroy(&model);
 }
 
+// A leader that has lost its followers, with 30 entries that are not committed.
+static struct logmodel_member *stuck_leader(uint64_t seed) {
+    logmodel_init(&model, seed, 3, 64U << 10);
+    logmodel_write(&model, 20, 1);
+    struct logmodel_member *leader = logmodel_leader(&model);
+    logmodel_isolate(&model, leader, true);
+    for (unsigned i = 0; i < 30; i++) {
+        assert_int_equal(logmodel_propose(&model, leader, 1 + i % 2), 0);
+    }
+    logmodel_run(&model, 3000);
+    return leader;
+}
+
+static void entries_that_wait_for_their_group_do_not_hold_up_the_log_on_disk(void **state) {
+    (void)state;
+    struct logmodel_member *old = stuck_leader(21);
+    uint64_t last = status_of(old).last_index;
+    uint64_t delivered = old->delivered;
+    assert_true(delivered < last);
+    logmodel_fill(&model, old, 100);
+    uint64_t before = cg_wal_tail(old->wal);
+    logmodel_checkpoint(old, before);
+    assert_true(old->saved_lsn < before);
+    logmodel_run(&model, 200);
+    logmodel_checkpoint(old, before);
+    assert_true(old->saved_lsn >= before); // they lie behind now
+    logmodel_crash(old, SIMDISK_DROP_ALL);
+    // The others go on without it, and its entries are void.
+    logmodel_write(&model, 10, 1);
+    logmodel_start(old);
+    assert_int_equal(status_of(old).last_index, last);
+    logmodel_isolate(&model, old, false);
+    logmodel_settle(&model);
+    logmodel_destroy(&model);
+}
+
+static void entries_that_were_moved_are_committed_by_their_group_in_the_end(void **state) {
+    (void)state;
+    logmodel_init(&model, 22, 3, 64U << 10);
+    logmodel_write(&model, 20, 1);
+    struct logmodel_member *only = logmodel_leader(&model);
+    for (unsigned id = 1; id <= 3; id++) {
+        if (id != only->id) {
+            logmodel_crash(&model.member[id], SIMDISK_DROP_ALL);
+        }
+    }
+    for (unsigned i = 0; i < 30; i++) {
+        assert_int_equal(logmodel_propose(&model, only, 1 + i % 2), 0);
+    }
+    logmodel_run(&model, 3000);
+    uint64_t value = model.next_value;
+    uint64_t last = status_of(only).last_index;
+    for (unsigned i = 0; i < 2; i++) {
+        logmodel_fill(&model, only, 100);
+        logmodel_checkpoint(only, cg_wal_tail(only->wal));
+        logmodel_run(&model, 200);
+    }
+    assert_true(status_of(only).commit_index < last);
+    // With one other it has a majority, and nobody else can lead: it reads them back.
+    logmodel_start(follower_of(only));
+    logmodel_settle(&model);
+    assert_ptr_equal(logmodel_leader(&model), only);
+    assert_true(model.last > last);
+    assert_int_equal(model.log[last].value, value);
+    logmodel_destroy(&model);
+}
+
+// Power is lost at any moment of the move.
+static void moving_entries_loses_none_of_them(void **state) {
+    (void)state;
+    for (unsigned ms = 0; ms < 40; ms++) {
+        struct logmodel_member *old = stuck_leader(200 + ms);
+        uint64_t last = status_of(old).last_index;
+        logmodel_fill(&model, old, 20);
+        logmodel_checkpoint(old, UINT64_MAX);
+        logmodel_run(&model, ms);
+        logmodel_checkpoint(old, UINT64_MAX);
+        logmodel_crash(old, (enum simdisk_crash)(ms % SIMDISK_CRASH_MODES));
+        logmodel_start(old);
+        assert_int_equal(status_of(old).last_index, last);
+        logmodel_isolate(&model, old, false);
+        logmodel_settle(&model);
+        logmodel_destroy(&model);
+    }
+}
+
 static void entry_that_is_refused_is_offered_again(void **state) {
     (void)state;
     logmodel_init(&model, 13, 3, CACHE);
@@ -737,6 +823,9 @@ int main(void) {
         cmocka_unit_test(member_that_needs_recycled_entries_is_copied_the_state),
         cmocka_unit_test(copied_state_voids_a_log_that_lacks_its_entry),
         cmocka_unit_test(copying_that_is_given_up_leaves_the_log_as_it_was),
+        cmocka_unit_test(entries_that_wait_for_their_group_do_not_hold_up_the_log_on_disk),
+        cmocka_unit_test(entries_that_were_moved_are_committed_by_their_group_in_the_end),
+        cmocka_unit_test(moving_entries_loses_none_of_them),
         cmocka_unit_test(entry_that_is_refused_is_offered_again),
         cmocka_unit_test(leadership_is_handed_over_without_a_pause),
         cmocka_unit_test(terms_of_many_leaders_do_not_fill_the_memory),
