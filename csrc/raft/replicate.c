@@ -76,6 +76,11 @@ static uint32_t fit(const struct cg_raft *raft, const struct raft_peer *peer, ui
     return count;
 }
 
+static void ask_snapshot(struct raft_peer *peer) {
+    peer->state = RAFT_SNAPSHOT;
+    peer->ask_snapshot = true;
+}
+
 // The next message for `peer`, if there is one to send now.
 bool raft_fill_append(struct cg_raft *raft, struct raft_peer *peer,
                       struct cg_raft_message *message) {
@@ -83,9 +88,9 @@ bool raft_fill_append(struct cg_raft *raft, struct raft_peer *peer,
         return false;
     }
     if (peer->next <= raft->log.base_index) {
-        peer->state = RAFT_SNAPSHOT;
-        peer->ask_snapshot = true;
-        return false;
+        // It may have them all the same, and not know that they are ours: where the log begins is
+        // asked about first.
+        raft_start_probe(peer, raft->log.base_index + 1);
     }
     uint64_t bytes;
     uint32_t count = fit(raft, peer, &bytes);
@@ -155,6 +160,9 @@ static void refused(struct cg_raft *raft, struct raft_peer *peer,
         next = message->hint_index + 1; // further back than this log goes
     }
     raft_start_probe(peer, next > peer->match ? next : peer->match + 1);
+    if (peer->next <= raft->log.base_index) {
+        ask_snapshot(peer);
+    }
 }
 
 int raft_receive_append_reply(struct cg_raft *raft, const struct cg_raft_message *message) {

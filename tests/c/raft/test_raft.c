@@ -497,6 +497,29 @@ static void who_needs_what_is_gone_gets_a_snapshot(void **state) {
     trio_destroy(&trio);
 }
 
+// Its answer was lost, and since it campaigned it does not know that its last entries are the
+// leader's; they are also the last ones that the leader has compacted.
+static void who_has_what_is_gone_needs_no_snapshot(void **state) {
+    (void)state;
+    elected(1);
+    trio_node(&trio, 3)->held = true;
+    assert_int_equal(trio_propose(&trio, 1, 10), 0);
+    trio_settle(&trio);
+    trio_node(&trio, 3)->cut = true;
+    trio_node(&trio, 3)->held = false;
+    trio_release(&trio, 3);
+    trio_run(&trio, 250);
+    assert_int_equal(trio_status(&trio, 3).leader, 0);
+    uint64_t last = trio_status(&trio, 1).last_index;
+    assert_int_equal(trio_status(&trio, 3).durable_index, last);
+    cg_raft_compact(trio_node(&trio, 1)->raft, last);
+    trio_node(&trio, 3)->cut = false;
+    trio_run(&trio, 50);
+    assert_int_equal(trio_node(&trio, 3)->commit, last);
+    assert_int_equal(trio_node(&trio, 1)->snapshot_for, 0);
+    trio_destroy(&trio);
+}
+
 static void a_restarted_follower_learns_what_is_committed_without_a_new_entry(void **state) {
     (void)state;
     elected(1);
@@ -661,6 +684,7 @@ int main(void) {
         cmocka_unit_test(a_leader_that_removes_itself_leaves_when_that_is_committed),
         cmocka_unit_test(a_configuration_goes_with_its_entry),
         cmocka_unit_test(who_needs_what_is_gone_gets_a_snapshot),
+        cmocka_unit_test(who_has_what_is_gone_needs_no_snapshot),
         cmocka_unit_test(a_restarted_follower_learns_what_is_committed_without_a_new_entry),
         cmocka_unit_test(logs_that_are_whole_need_no_snapshot_after_a_restart_of_all),
         cmocka_unit_test(an_idle_group_falls_quiet_and_wakes_for_a_proposal),
