@@ -118,9 +118,10 @@ void log_settle(struct cg_copyset_log *log) {
         settle_lease(log); // before anything else if it is lost
         settle_failed(log);
         settle_role(log);
+        log_install_settle(
+            log); // what is delivered, and read, comes after the state that counts now
         deliver(log);
         log_reads_settle(log);
-        log_install_settle(log);
         settle_copies(log);
     }
     log->settling = false;
