@@ -120,20 +120,28 @@ static void check_candidate(struct sim *sim, const struct sim_node *node, uint64
     }
 }
 
-static void heard_from_all(struct sim *sim, struct sim_node *node) {
+static void heard_from_all(struct sim_node *node, uint64_t clock) {
     for (uint64_t id = 1; id <= SIM_NODES; id++) {
-        node->heard_from[id] = sim_node_clock(sim, node);
+        if (node->heard_from[id] < clock) {
+            node->heard_from[id] = clock;
+        }
     }
 }
 
-// After every event: while a group is quiet nobody is asked.
-void sim_check_quiet(struct sim *sim, struct sim_node *node) {
-    struct cg_raft_status status;
-    cg_raft_status(node->raft, &status);
-    if (node->quiet && !status.quiet) {
-        heard_from_all(sim, node);
+// When a leader leaves off being quiet, which it may be for no longer than an event, it takes all
+// for heard of, since nobody was asked. So whoever it heard of last has that moment at the
+// earliest.
+static uint64_t woken_at(const struct sim_node *node) {
+    const struct cg_raft_config *config = cg_raft_config(node->raft);
+    uint64_t oldest = UINT64_MAX;
+    for (uint32_t i = 0; i < config->count; i++) {
+        struct cg_raft_progress progress;
+        if (cg_raft_progress(node->raft, config->member[i].id, &progress) &&
+            progress.heard_ns < oldest) {
+            oldest = progress.heard_ns;
+        }
     }
-    node->quiet = status.quiet;
+    return oldest != UINT64_MAX ? oldest : 0;
 }
 
 // A leader that a majority may have replaced notices it [6.2]: its clients go elsewhere. Right
@@ -146,6 +154,7 @@ void sim_check_quorum(struct sim *sim, struct sim_node *node) {
         node->alone_since = 0;
         return;
     }
+    heard_from_all(node, woken_at(node));
     const struct cg_raft_config *config = cg_raft_config(node->raft);
     uint32_t voters = 0, heard = 0;
     for (uint32_t i = 0; i < config->count; i++) {
@@ -178,7 +187,7 @@ static void check_leader(struct sim *sim, struct sim_node *node) {
         sim_fail(sim, "nodes %lu and %lu both lead term %lu", *leader, node->id, status.term);
     }
     *leader = node->id;
-    heard_from_all(sim, node);
+    heard_from_all(node, sim_node_clock(sim, node));
     for (uint64_t i = status.base_index + 1; i <= sim->committed_last; i++) {
         const struct sim_entry *entry = sim->committed[i];
         if (entry->term < status.term && cg_raft_term_at(node->raft, i) != entry->term) {

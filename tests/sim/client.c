@@ -138,7 +138,7 @@ static void attempt(struct sim *sim, uint32_t number) {
         .settled_below = op + 1,
     };
     sim_send(sim, mail);
-    sim_push(sim, sim->now + sim_spread(sim, sim->profile.election_ns), SIM_CLIENT_RETRY, 0,
+    sim_push(sim, sim->now + sim_spread(sim, sim->profile.patience_ns), SIM_CLIENT_RETRY, 0,
              number + SIM_CLIENTS * client->attempt);
 }
 

@@ -352,7 +352,6 @@ void sim_node_drain(struct sim *sim, struct sim_node *node, const struct sim_mai
     while (cg_raft_next(node->raft, &action)) {
         carry_out(sim, node, &action, mail);
     }
-    sim_check_quiet(sim, node);
     sim_node_arm(sim, node, cg_raft_deadline(node->raft));
 }
 

@@ -93,6 +93,7 @@ static void plan_profile(struct sim *sim) {
         p->election_ns *= 2;
         p->fault_ns *= 2;
     }
+    p->patience_ns = sim_below(sim, 4) == 0 ? p->election_ns / 8 : p->election_ns;
     if (sim->options.no_loss) {
         p->loss_ppm = 0;
     }

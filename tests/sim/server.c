@@ -159,7 +159,6 @@ void server_leave(struct sim_server *server) {
     }
     cg_copyset_log_applied(server->log, node->applied);
     settle(server);
-    sim_check_quiet(sim, node);
     schedule_disk(server);
     sim_node_arm(sim, node, simreactor_deadline(server->reactor));
     sim_process_enter(NULL);

@@ -147,10 +147,13 @@ bool server_recover(struct sim_server *server) {
     make_parts(server);
     struct sim_disk *disk = &node->disk;
     uint64_t base = disk->base, last = disk->last;
+    uint64_t term_at[SIM_INDEX];
+    memcpy(term_at, disk->term_at, sizeof(term_at));
     forget_log(server);
     if (!open_log(server)) {
         disk->base = base; // what it had acknowledged was there
         disk->last = last;
+        memcpy(disk->term_at, term_at, sizeof(term_at));
         return false;
     }
     node->raft = server->log->raft;
@@ -275,9 +278,15 @@ static void installed(void *user, int status) {
     struct sim_server *server = user;
     struct sim *sim = server->sim;
     struct sim_node *node = server->node;
-    node->disk.installing = false;
     sim_trace(sim, "node %lu: snapshot at %lu: %d", node->id, node->disk.install.index, status);
+    if (status == -EAGAIN) {
+        sim_push(sim, sim->now + sim_spread(sim, sim->profile.disk_ns), SIM_INSTALL_READY, node->id,
+                 0);
+        return;
+    }
+    node->disk.installing = false;
     if (status != 0) {
+        cg_copyset_log_install_abort(server->log);
         return;
     }
     sim_counts.installed++;

@@ -88,6 +88,7 @@ struct sim_profile {
     uint64_t disk_ns;
     uint64_t fault_ns; // mean time between faults
     uint64_t think_ns;
+    uint64_t patience_ns; // of clients
     uint64_t checkpoint_ns;
     uint64_t quiesce_ns;
     uint32_t drift_ppm; // of clocks
@@ -228,7 +229,6 @@ struct sim_node {
     uint64_t vote_term, vote_for, heard_clock, promised_clock;
     // What others told it: who would elect it in which term, that it shall campaign, and as leader
     // when it heard of them (on its clock)
-    bool quiet;
     uint64_t would_elect[SIM_NODES + 1], told_term, heard_from[SIM_NODES + 1];
     uint64_t alone_since; // as leader, on its clock; 0: it is not
     // The machine
@@ -410,7 +410,6 @@ void sim_check_send(struct sim *sim, struct sim_node *node, const struct cg_raft
 void sim_check_role(struct sim *sim, struct sim_node *node);
 void sim_check_heard(struct sim *sim, struct sim_node *node, const struct cg_raft_message *message);
 void sim_check_quorum(struct sim *sim, struct sim_node *node);
-void sim_check_quiet(struct sim *sim, struct sim_node *node);
 void sim_check_append(struct sim *sim, const struct sim_node *node, uint64_t index);
 void sim_check_commit(struct sim *sim, const struct sim_node *node, uint64_t index);
 void sim_check_apply(struct sim *sim, const struct sim_node *node, uint64_t index);
