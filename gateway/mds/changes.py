@@ -22,6 +22,8 @@ from gateway.proto import store_pb2 as st
 
 COPIES_MAX = 2
 """Replicas that a chunkserver copies at once; further ones wait."""
+NO_PORT = 0
+"""Of a chunkserver whose address another one has now: its disk is lost, or will register again."""
 FAR_BEHIND = 1024
 """Entries by which a member is far behind its leader."""
 
@@ -44,7 +46,10 @@ class Servers:
         return {
             i: zone_of(record)
             for i, record in self.records.items()
-            if i in self.reporting and not record.retiring and not record.disk_error
+            if i in self.reporting
+            and not record.retiring
+            and not record.disk_error
+            and record.port != NO_PORT
         }
 
 

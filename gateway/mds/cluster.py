@@ -7,6 +7,7 @@ import ipaddress
 import uuid as uuids
 
 from gateway.mds import changes, copysets, epochs, pool
+from gateway.mds.changes import NO_PORT
 from gateway.mds.liveness import Liveness
 from gateway.mds.refusal import ClusterRefusalError
 from gateway.mds.store import (
@@ -27,8 +28,6 @@ RECLAIM_BATCH = 512
 CHUNKSERVERS_MAX = 10_000
 REQUESTED_COPYSETS_MAX = 65_536
 TEXT_MAX = 4096
-NO_PORT = 0
-"""Of a chunkserver whose address another one has now: its disk is lost, or will register again."""
 
 TOPOLOGY_OK = 0
 TOPOLOGY_INVALID = -2
@@ -111,8 +110,19 @@ def _take_address(
 
 
 def make_copysets(txn: Transaction, reporting: frozenset[int], wanted: int) -> int:
-    """Makes the copysets that the chunkservers which are there are short of; returns how many."""
-    return copysets.create(txn, servers(txn, reporting).takers(), wanted)
+    """Makes the copysets that the chunkservers which are there are short of; returns how many.
+
+    With several replicas one in the zone of a lost chunkserver gets none: it is the one to put into
+    the other's place, whose copysets it then has.
+    """
+    everyone = servers(txn, reporting)
+    takers = everyone.takers()
+    served: list[int] = []
+    if pool.replicas(txn) > 1:
+        missing = copysets.held(txn) - takers.keys()
+        lost = {everyone.zone(i) for i in missing if not everyone.records[i].retiring}
+        served = [i for i, zone in takers.items() if zone in lost]
+    return copysets.create(txn, takers, wanted, served)
 
 
 def _check_registration(request: cl.RegisterChunkserverRequest) -> str:
@@ -167,10 +177,12 @@ def heartbeat(
     *,
     copysets_per_chunkserver: int,
     reporting: frozenset[int],
+    fresh: frozenset[int],
     now_us: int,
 ) -> cl.HeartbeatResponse:
     """Notes what a chunkserver says; answers with what it must hold, the next steps of changes of
-    members, the epochs it has not been told, and the chunks to delete."""
+    members, the epochs it has not been told, and the chunks to delete. Of those that count as
+    ``reporting``, new copysets are made on ``fresh`` ones only."""
     record = known(txn, request.chunkserver_id, request.uuid)
     before = record.SerializeToString(deterministic=True)
     record.disk_error = request.disk_error[:TEXT_MAX]
@@ -179,10 +191,10 @@ def heartbeat(
         record.assigned_revision = max(record.assigned_revision, acknowledged)
     if record.SerializeToString(deterministic=True) != before:
         put_record(txn, Space.CHUNKSERVERS, u32(record.id), record)
-    reporting |= {record.id}
     if len(request.copysets) < copysets_per_chunkserver:
-        make_copysets(txn, reporting, copysets_per_chunkserver)
-    steps = changes.follow(txn, servers(txn, reporting), request.copysets, now_us)
+        make_copysets(txn, fresh | {record.id}, copysets_per_chunkserver)
+    everyone = servers(txn, reporting | {record.id})
+    steps = changes.follow(txn, everyone, request.copysets, now_us)
     removals = copysets.removals(txn, record, request.copysets)
     raised, revision = epochs.since(txn, request.epoch_revision)
     response = cl.HeartbeatResponse(

@@ -100,9 +100,9 @@ def raise_revision(txn: Transaction) -> int:
     return add_u64(txn, Space.COUNTERS, REVISION, 1)
 
 
-def create(txn: Transaction, zones: Mapping[int, str], wanted: int) -> int:
+def create(txn: Transaction, zones: Mapping[int, str], wanted: int, served: Collection[int]) -> int:
     """Makes copysets until each of the chunkservers has ``wanted``, as far as ``zones`` (where
-    they are) allows; returns how many."""
+    they are) allows, but for those in ``served``; returns how many."""
     existing = [chunkservers_of(record) for record in scan(txn)]
     groups = placement.new_copysets(
         zones,
@@ -110,6 +110,7 @@ def create(txn: Transaction, zones: Mapping[int, str], wanted: int) -> int:
         replicas=pool.replicas(txn),
         wanted=wanted,
         seed=get_u64(txn, Space.COUNTERS, b"copyset_id"),
+        served=served,
     )
     if not groups:
         return 0

@@ -25,9 +25,11 @@ def new_copysets(
     replicas: int,
     wanted: int,
     seed: int,
+    served: Collection[int] = (),
 ) -> list[tuple[int, ...]]:
     """The copysets to make so that each chunkserver has ``wanted`` of them, as far as the zones
-    allow. ``zones`` says in which zone each chunkserver is.
+    allow. ``zones`` says in which zone each chunkserver is. Those in ``served`` need none of their
+    own.
 
     Others take part in the copysets of one that is short of them, but none gets more than
     ``replicas * wanted``: that is what all of them have on average if each joined a full cluster.
@@ -45,7 +47,7 @@ def new_copysets(
     order = sorted(zones)
     permutation = random.Random(seed)  # noqa: S311 - spreads; the same again if it is run again
     made: list[tuple[int, ...]] = []
-    stuck: set[int] = set()
+    stuck = set(served)
     while True:
         permutation.shuffle(order)
         short = [i for i in order if counts[i] < wanted and i not in stuck]

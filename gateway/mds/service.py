@@ -403,18 +403,21 @@ class MetadataService:
             failed = topo.GetChunkServerListInCopySetsResponse(statusCode=-4)
             return Reply(failed, detail=str(error))
 
+    def _fresh(self) -> frozenset[int]:
+        """Those that have not missed some heartbeats. Whoever had an address or a disk is given no
+        longer: a chunkserver that was wiped comes back soon."""
+        return self._liveness.reporting(self._now_ms(), self._liveness.leader_timeout_ms)
+
     async def _register(self, request: Any, _: bytes, peer: Peer) -> Reply:
         now_us = self._now_us()
-        # Whoever had the address or the disk is given no longer than it takes to miss some
-        # heartbeats: a chunkserver that was wiped comes back soon.
-        reporting = self._liveness.reporting(self._now_ms(), self._liveness.leader_timeout_ms)
+        fresh = self._fresh()
 
         def transaction(txn: Transaction) -> cl.RegisterChunkserverResponse:
             chunkserver_id = cluster.register(
                 txn,
                 request,
                 copysets_per_chunkserver=self._config.copysets_per_chunkserver,
-                reporting=reporting,
+                reporting=fresh,
                 now_us=now_us,
             )
             return cl.RegisterChunkserverResponse(
@@ -436,13 +439,14 @@ class MetadataService:
 
     async def _heartbeat(self, request: Any, _: bytes, peer: Peer) -> Reply:
         now_us = self._now_us()
-        reporting = self._liveness.reporting(self._now_ms())
+        reporting, fresh = self._liveness.reporting(self._now_ms()), self._fresh()
         response = await self._store.run(
             lambda txn: cluster.heartbeat(
                 txn,
                 request,
                 copysets_per_chunkserver=self._config.copysets_per_chunkserver,
                 reporting=reporting,
+                fresh=fresh,
                 now_us=now_us,
             )
         )

@@ -2,10 +2,13 @@
 """Three replicas as their user meets them: `copygate up --replicas 3`, copysets that move,
 chunkservers that are killed, wiped and replaced, all under a verified load."""
 
+import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from support.process import Daemon, wait_until
 from support.stack import Stack, processes_of
 from support.tools import COPYGATE, copygate_json, run
 from support.writer import Writer
+
+from gateway.mds.client import MdsClient
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -178,6 +183,77 @@ def loaded(trio: Stack) -> Iterator[tuple[Stack, Writer]]:
     yield trio, writer
     with contextlib.suppress(AssertionError):
         writer.stop()
+
+
+def _members(stack: Stack, copyset: str) -> set[int]:
+    found = stack.copygate_json("copyset", "show", copyset)
+    return {m["chunkserver"] for m in found["members"] if m["role"] != "learner"}
+
+
+async def _begin_move(stack: Stack) -> None:
+    async with MdsClient(f"127.0.0.1:{stack.grpc_port}") as client:
+        assert not await client.move_replica((1, 1), 1, 4)
+
+
+def _moved(stack: Stack, copyset: str, members: set[int]) -> bool:
+    found = stack.copygate_json("copyset", "show", copyset)
+    return found["change"] is None and _members(stack, copyset) == members
+
+
+def test_a_replica_moves_under_load_through_restarts_of_mds_and_chunkservers(
+    loaded: tuple[Stack, Writer],
+) -> None:
+    stack, writer = loaded
+    target = stack.add_chunkserver()
+    move = ("copyset", "move", "1-1", "--from", "1", "--to", "4")
+    target.send_signal(signal.SIGSTOP)
+    asyncio.run(_begin_move(stack))  # a command takes its time to start, and 4 soon is offline
+    stack.mds.kill()
+    stack.mds.start()
+    assert "moves" in stack.copygate(*move).stdout, "it is under way, and asked for again"
+    found = stack.copygate_json("copyset", "show", "1-1")
+    assert found["change"]["from"] == 1
+    assert found["change"]["to"] == 4
+    stack.chunkservers[1].kill()
+    stack.chunkservers[1].start()
+    target.send_signal(signal.SIGCONT)
+    wait_until(lambda: _moved(stack, "1-1", {2, 3, 4}), 60, "the move", interval=0.2)
+    assert "is on chunkserver 4" in stack.copygate(*move).stdout
+    _goes_on(writer)
+    # The chunks of the replica that went are deleted; the new one has some.
+    gone, new = (stack.data_folders[n] / "chunks" / "1-1" for n in (0, 3))
+    wait_until(lambda: not list(gone.glob("chunk_*")), 20, "the old replica is deleted")
+    assert list(new.glob("chunk_*"))
+    writer.verify()
+    writer.stop()
+
+
+def test_a_wiped_chunkserver_comes_back_as_another_and_takes_its_old_place(
+    loaded: tuple[Stack, Writer],
+) -> None:
+    stack, writer = loaded
+    first = stack.chunkservers[0]
+    first.kill()
+    shutil.rmtree(stack.data_folders[0])
+    writer.stats.longest = 0.0
+    _goes_on(writer)
+    time.sleep(3.5)  # the MDS gives the address to another disk only when the old one is silent
+    first.start()
+
+    def registered() -> bool:
+        return len(stack.copygate_json("status")["chunkservers"]) == 4
+
+    wait_until(registered, 30, "another registration")
+    stack.copygate("retire", "1", "--to", "4", "--wait", timeout=120)
+    status = stack.copygate_json("status")
+    assert [s["copysets"] for s in status["chunkservers"]] == [0, 2, 2, 2]
+    wait_until(lambda: stack.copygate_json("status")["healthy"], 20, "health")
+    stack.chunkservers[1].kill()
+    _goes_on(writer)
+    assert not writer.stats.errors
+    stack.chunkservers[1].start()
+    writer.verify()
+    writer.stop()
 
 
 def test_leadership_is_handed_over_without_an_error(loaded: tuple[Stack, Writer]) -> None:

@@ -142,11 +142,10 @@ class Stack:
     def start(self) -> "Stack":
         """Starts MDS and chunkservers; every copyset has a leader afterwards."""
         self.mds.start()
+        # One after the other: their ids are in the order of the list. A chunkserver serves before
+        # the MDS knows it; volumes can be placed only afterwards.
         for daemon in self.chunkservers:
-            daemon.launch()
-        # A chunkserver serves before the MDS knows it; volumes can be placed only afterwards.
-        for daemon in self.chunkservers:
-            daemon.wait_ready()
+            daemon.start()
             wait_until(lambda log=daemon.log: says(log, REGISTERED), 20, "registration")
         self.wait_for_leaders()
         return self
