@@ -64,6 +64,11 @@ void peers_lost(struct peer *peer, int error) {
     set_state(peer, PEER_DOWN, error);
 }
 
+// Answers to other calls have come while the ping waited.
+static bool is_busy(const struct peer *peer) {
+    return cg_channel_received(peer->channel) != peer->received;
+}
+
 static void ping_done(struct cg_rpc_call *call) {
     struct peer *peer = CG_CONTAINER_OF(call, struct peer, ping);
     uint64_t now = cg_reactor_now(peer->peers->reactor);
@@ -74,6 +79,8 @@ static void ping_done(struct cg_rpc_call *call) {
         peer->backoff_ns = 0;
         peer->silent_pings = 0;
         set_state(peer, PEER_UP, 0);
+    } else if (call->status == -ETIMEDOUT && is_busy(peer)) {
+        peer->silent_pings = 0;
     } else if (call->status != -ETIMEDOUT || now - peer->heard_ns > PING_TIMEOUT_NS ||
                ++peer->silent_pings == SILENT_PINGS_MAX) {
         peers_lost(peer, -call->status);
@@ -86,6 +93,7 @@ static void ping(struct peer *peer) {
         return;
     }
     peer->pinging = true;
+    peer->received = cg_channel_received(peer->channel);
     peer->ping.method = &ping_method;
     peer->ping.timeout_ns = PING_TIMEOUT_NS;
     peer->ping.done = ping_done;

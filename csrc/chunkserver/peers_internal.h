@@ -49,6 +49,7 @@ struct peer {
     uint64_t retry_ns; // nothing is sent before
     uint64_t backoff_ns;
     unsigned silent_pings; // in a row, while something was heard
+    uint64_t received;     // bytes that had come by the channel when the last ping was sent
     bool pinging;
     struct cg_rpc_call ping;
     struct peers_frame *open; // of this iteration; NULL: none

@@ -94,6 +94,10 @@ void cg_channel_destroy(struct cg_channel *channel) {
     cg_channel_leave(channel);
 }
 
+uint64_t cg_channel_received(const struct cg_channel *channel) {
+    return channel->receiver.bytes;
+}
+
 unsigned cg_channel_inflight(const struct cg_channel *channel) {
     return channel->inflight;
 }

@@ -98,6 +98,10 @@ void cg_channel_cancel(struct cg_channel *channel, struct cg_rpc_call *call);
 // what was sent may have taken effect. The next call connects again.
 void cg_channel_disconnect(struct cg_channel *channel, int status);
 
+// Bytes that have ever come by this channel: whether they grow tells a busy connection from a dead
+// one.
+uint64_t cg_channel_received(const struct cg_channel *channel);
+
 // Calls that are queued or wait for a reply.
 unsigned cg_channel_inflight(const struct cg_channel *channel);
 

@@ -389,6 +389,63 @@ static void a_chunkserver_that_stands_still_is_noticed(void **state) {
     close(fd);
 }
 
+// ---- A server that answers calls, but no pings
+
+static unsigned pings, bulks;
+static struct cg_server_request *held_pings[64];
+
+static void hold_ping(struct cg_server_request *request) {
+    assert_true(pings < 64);
+    held_pings[pings++] = request;
+}
+
+static void answer_bulk(struct cg_server_request *request) {
+    cg_server_reply_encoded(request, "bulk", 4, NULL, 0, NULL, NULL);
+}
+
+static void bulk_done(struct cg_rpc_call *call) {
+    (void)call;
+    bulks++;
+}
+
+// Pings stand behind what is copied over a slow network.
+static void a_connection_on_which_something_comes_is_not_given_up(void **state) {
+    struct fixture *f = *state;
+    static const struct cg_server_method methods[] = {
+        {.service = "copygate.RaftService", .name = "Ping", .handle = hold_ping},
+        {.service = "copygate.RaftService", .name = "Bulk", .handle = answer_bulk},
+    };
+    static const struct cg_rpc_method bulk = {"copygate.RaftService", "Bulk"};
+    struct cg_server_options options = {.methods = methods, .method_count = 2, .pool = f->pool};
+    struct cg_server *server;
+    struct cg_endpoint endpoint;
+    char address[CG_ENDPOINT_TEXT_MAX];
+    assert_working(f);
+    run_until(f, &f->a.up, 1);
+    assert_int_equal(cg_endpoint_parse("127.0.0.1:0", &endpoint), 0);
+    assert_int_equal(cg_server_create(f->reactor, &options, &server), 0);
+    assert_int_equal(cg_server_listen(server, &endpoint, &endpoint), 0);
+    cg_endpoint_format(&endpoint, address, sizeof(address));
+    assert_int_equal(cg_peers_set(f->a.peers, 2, address, &endpoint), 0);
+    pings = bulks = 0;
+    while (pings < 7) {
+        struct cg_rpc_call call = {
+            .method = &bulk, .request = "", .timeout_ns = 10 * CG_NS_PER_S, .done = bulk_done};
+        unsigned before = bulks;
+        cg_channel_call(cg_peers_channel(f->a.peers, 2), &call);
+        run_until(f, &bulks, before + 1);
+        assert_int_equal(call.status, 0);
+        assert_true(cg_reactor_wait(f->reactor, 20 * CG_NS_PER_MS) >= 0);
+    }
+    assert_int_equal(f->a.down, 0);
+    // Nothing comes any more.
+    run_until(f, &f->a.down, 1);
+    cg_server_destroy(server);
+    for (unsigned i = 0; i < pings; i++) {
+        cg_server_end(held_pings[i]);
+    }
+}
+
 static void what_is_queued_for_it_is_bounded(void **state) {
     struct fixture *f = *state;
     struct cg_endpoint endpoint;
@@ -539,6 +596,7 @@ int main(void) {
         WITH(a_restart_of_the_other_is_told_and_survived),
         WITH(what_cannot_be_delivered_is_dropped),
         WITH(a_chunkserver_that_stands_still_is_noticed),
+        WITH(a_connection_on_which_something_comes_is_not_given_up),
         WITH(what_is_queued_for_it_is_bounded),
         WITH(rubbish_is_refused_and_told_once_a_second),
         WITH(payload_that_was_damaged_on_its_way_is_refused),
