@@ -46,6 +46,14 @@ def test_version() -> None:
         (("import", "/nowhere.img", "v"), 3, "/nowhere.img"),
         (("bench", "v", "--rw", "randwrite"), 2, "--destroy-data"),
         (("completion", "tcsh"), 2, "tcsh"),
+        (("copyset", "show", "seven"), 2, "write it as 1-4"),
+        (("copyset", "show", "1-²"), 2, "write it as 1-4"),
+        (("copyset", "show", f"1-{1 << 32}"), 2, "too large"),
+        (("copyset", "move", "1-4", "--from", "1"), 2, "--to"),
+        (("retire", "0"), 2, "0 is not in the range"),
+        (("retire", "1", "--cancel", "--to", "2"), 2, "stands alone"),
+        (("mds", "--data", "/tmp", "--replicas", "8"), 2, "8 is not in the range"),
+        (("up", "--replicas", "three"), 2, "'three'"),
     ],
 )
 def test_mistakes_get_a_line_or_two_and_a_code(
