@@ -27,7 +27,13 @@ from daily import measure_up
 from iscsi import IscsiLoads
 from loads import Loads
 from measure import split_nanoseconds
+from pauses import measure_idle, measure_pauses, measure_start
+from replica_report import judge_replicas, print_replicas
+from replicas import ReplicaLoads
 from targets import Target, judge, print_details, print_targets
+
+_PARTS = ("random", "sequential", "iscsi", "up", "split", "replicas")
+_PARTS += ("replica-loads", "replica-pauses", "replica-idle")  # parts of replicas
 
 
 def sustained_bytes(quick: bool) -> int:
@@ -62,6 +68,23 @@ def machine() -> dict[str, Any]:
     }
 
 
+def measure_replicas(
+    folder: Path, only: set[str], rounds: int, seconds: float, quick: bool
+) -> dict[str, Any]:
+    """Three replicas: the part `replicas` as a whole, or some of it."""
+    every = not only or "replicas" in only
+    found: dict[str, Any] = {}
+    if every or "replica-loads" in only:
+        with ReplicaLoads(folder, rounds=rounds, seconds=seconds) as loads:
+            found |= loads.measure()
+    if every or "replica-pauses" in only:
+        found["pauses"] = measure_pauses(folder, 5 if quick else 20)
+    if every or "replica-idle" in only:
+        found["idle"] = measure_idle(folder, 5.0 if quick else 20.0)
+        found["start"] = measure_start(folder)
+    return found
+
+
 def main() -> int:
     """The command line. Exit status 1 if a target is missed and --strict was given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -70,7 +93,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=None, help="of one run (5; quick 2)")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure")
     parser.add_argument("--output", type=Path, default=Path("build/bench.json"), help="JSON report")
-    parser.add_argument("--only", default="", help="of random,sequential,iscsi,up,split")
+    parser.add_argument("--only", default="", help=f"of {','.join(_PARTS)}")
     parser.add_argument("--build", type=Path, default=Path("build/c"), help="meson's build folder")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed")
     arguments = parser.parse_args()
@@ -98,16 +121,19 @@ def main() -> int:
             details["split"] = split
         if not only or "up" in only:
             details["up"] = measure_up(folder, quick=arguments.quick)
-        targets = judge(details)
+        if replicas := measure_replicas(folder, only, arguments.rounds, seconds, arguments.quick):
+            details["replicas"] = replicas
+        targets = judge(details) + judge_replicas(details.get("replicas", {}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print_details(details)
+    print_replicas(details.get("replicas", {}))
     print_targets(targets)
     disturbance = max(
         (
             result["disturbance"]
             for name, found in details.items()
-            if name not in {"up", "split"}
+            if name not in {"up", "split", "replicas"}
             for kind, result in found.items()
             if kind != "system calls"
         ),

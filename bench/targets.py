@@ -52,8 +52,8 @@ _RATIOS = (
 )
 
 
-def _console() -> Console:
-    # A table in a log file, too, has one line an entry.
+def console() -> Console:
+    """Where tables go. One in a log file, too, has one line an entry."""
     return Console(width=max(Console().width, 170))
 
 
@@ -129,13 +129,13 @@ def print_targets(targets: list[Target]) -> None:
             "[green]yes[/]" if target.met else "[bold red]NO[/]",
             target.measured,
         )
-    _console().print(table)
+    console().print(table)
 
 
 def print_details(details: dict[str, Any]) -> None:
     """Rates, latencies, CPU an IO and system calls an IO of every contender."""
     for comparison, contenders in details.items():
-        if comparison in {"up", "split"}:
+        if comparison in {"up", "split", "replicas"}:
             continue
         table = Table(title=f"{comparison} (medians)", title_justify="left")
         for name in ("contender", "IO/s", "MiB/s", "p50 us", "p99 us"):
@@ -157,4 +157,4 @@ def print_details(details: dict[str, Any]) -> None:
                 f"{cpu}; {result['machine_us']:.2f}",
                 ", ".join(f"{k} {v:.2f}" for k, v in calls.get(name, {}).items()),
             )
-        _console().print(table)
+        console().print(table)

@@ -8,7 +8,10 @@ on the host works over NBD. At a random moment the machine and its disk are kill
 cache is lost and so is the disk's cache. Then the machine boots again from the same disk, and every
 acknowledged write has to be there.
 
+With --replicas 3 the machine is a rack: three chunkservers, all of which lose what they had not synced.
+
     python tests/vm/power_loss.py --rounds 10 --seed 1
+    python tests/vm/power_loss.py --rounds 10 --replicas 3
 """
 
 import argparse
@@ -36,15 +39,16 @@ mkdir -p /tmp/data
 mount /dev/vda /tmp/data
 echo GUEST: mounted
 exec {copygate} up --data /tmp/data/store --volume disk:1G --wal-size 64M \\
-    --nbd tcp:0.0.0.0:10809 --allow-remote
+    --replicas {replicas} --nbd tcp:0.0.0.0:10809 --allow-remote
 """
 
 
 class Machine:
     """The virtual machine and its disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, replicas: int) -> None:
         self._folder = folder
+        self._replicas = replicas
         self._image = folder / "disk.img"
         run("truncate", "-s", "3G", self._image)
         self._sockets = Path(tempfile.mkdtemp(prefix="cgv-"))
@@ -67,7 +71,7 @@ class Machine:
         self._socket.unlink(missing_ok=True)
         self._disk.start()
         self._guest = vm.Guest(
-            _SCRIPT.format(copygate=COPYGATE),
+            _SCRIPT.format(copygate=COPYGATE, replicas=self._replicas),
             self._folder,
             memory="2G",
             disk=f"nbd:unix:{self._socket}",
@@ -96,10 +100,10 @@ class Machine:
         shutil.rmtree(self._sockets, ignore_errors=True)
 
 
-def campaign(folder: Path, rounds: int, seed: int) -> None:
+def campaign(folder: Path, rounds: int, seed: int, replicas: int = 1) -> None:
     """Boots, loads, pulls the plug, verifies after the next boot; `rounds` times."""
     pick = random.Random(seed)
-    machine = Machine(folder)
+    machine = Machine(folder, replicas)
     layout = default_layout(VOLUME_SIZE, cells=256)
     writer = Writer(
         f"nbd://127.0.0.1:{machine.port}/disk",
@@ -142,6 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=None, help="default: from the clock")
+    parser.add_argument("--replicas", type=int, default=1, help="of everything, one disk for all")
     arguments = parser.parse_args()
     if reason := vm.missing():
         print(reason, file=sys.stderr)
@@ -150,7 +155,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="copygate-power-"))
     print(f"seed {seed}, {arguments.rounds} rounds, files in {folder}", flush=True)
     try:
-        campaign(folder, arguments.rounds, seed)
+        campaign(folder, arguments.rounds, seed, arguments.replicas)
     except (AssertionError, TimeoutError) as error:
         print(f"FAILED with seed {seed}; files stay in {folder}\n{error}")
         return 1
