@@ -58,7 +58,8 @@ class ClientProcess:
         self.failures = 0
         self.longest_s = 0.0
         self._mark = 0
-        self._resumed: dict[int, int] = {}
+        self._threads: dict[int, int] = {}
+        self._regions: dict[int, int] = {}
 
     def launch(self, *, once: bool = False) -> None:
         """Starts a new life; does not wait."""
@@ -122,7 +123,8 @@ class ClientProcess:
         """From now on resume_time() counts."""
         self.poll()
         self._mark = time.monotonic_ns()
-        self._resumed = {}
+        self._threads = {}
+        self._regions = {}
 
     def poll(self) -> None:
         """Takes in what the process has noted since."""
@@ -140,16 +142,17 @@ class ClientProcess:
         if record.event == FAILED:
             self.failures += 1
         elif begin.time >= self._mark:
-            region = self._layout.region_of(record.cell)
-            self._resumed.setdefault(region, record.time)
+            self._threads.setdefault(record.thread, record.time)
+            self._regions.setdefault(self._layout.region_of(record.cell), record.time)
 
     def resume_time(self) -> float | None:
-        """Seconds from mark() until an operation that began later had ended well in each region;
-        None: not yet."""
+        """Seconds from mark() until operations that began later had ended well, one at least of
+        each thread and in each region. None: not yet. What was under way at mark() has ended
+        by then, since a thread does one thing at a time."""
         self.poll()
-        if len(self._resumed) < len(self._layout.regions):
+        if len(self._regions) < len(self._layout.regions) or len(self._threads) < self.role.threads:
             return None
-        return (max(self._resumed.values()) - self._mark) / 1e9
+        return (max(*self._regions.values(), *self._threads.values()) - self._mark) / 1e9
 
 
 class Cluster:

@@ -8,7 +8,8 @@ on the host works over NBD. At a random moment the machine and its disk are kill
 cache is lost and so is the disk's cache. Then the machine boots again from the same disk, and every
 acknowledged write has to be there.
 
-With --replicas 3 the machine is a rack: three chunkservers, all of which lose what they had not synced.
+With --replicas 3 the machine is a rack: three chunkservers, and all of them lose what they had not
+synced.
 
     python tests/vm/power_loss.py --rounds 10 --seed 1
     python tests/vm/power_loss.py --rounds 10 --replicas 3
