@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,67 +26,75 @@ _AT_S = 1.0  # into the load something happens
 
 def copysets(stack: Stack) -> list[dict[str, Any]]:
     """What the MDS knows about the copysets."""
-    found: list[dict[str, Any]] = stack.copygate_json("copyset", "list")["copysets"]
+    found: list[dict[str, Any]] = stack.copygate_json("copyset", "list")
     return found
 
 
 def _led(stack: Stack, count: int) -> bool:
     found = copysets(stack)
-    return len(found) >= count and all(
-        any(member["leader"] for member in copyset["members"]) for copyset in found
-    )
+    return len(found) >= count and all(copyset["leader"] for copyset in found)
 
 
 def _healthy(stack: Stack) -> bool:
     found = copysets(stack)
-    return bool(found) and all(copyset["state"] == "healthy" for copyset in found)
+    return bool(found) and all(c["state"] == "healthy" and not c["change"] for c in found)
 
 
-def _longest_write(stack: Stack, action: Callable[[], None]) -> float:
-    """Seconds that the longest of many writes at depth 32 took, while `action` was carried out.
+def _write(stack: Stack, seconds: float, action: Callable[[], object]) -> dict[str, Any]:
+    """`copygate bench`, 4 KiB random writes at depth 32; `action` is carried out meanwhile.
 
-    Raises if one of them fails.
+    Raises if a write fails.
     """
     words = [COPYGATE, "--mds", stack.mds_address, "bench", "bench", "--rw", "randwrite"]
-    words += ["--iodepth", "32", "--runtime", str(_LOAD_S), "--size", _SPAN, "--json"]
+    words += ["--iodepth", "32", "--runtime", str(seconds), "--size", _SPAN, "--json"]
     load = subprocess.Popen([*words, "--destroy-data"], stdout=subprocess.PIPE, text=True)
     try:
         time.sleep(_AT_S)
         action()
-        printed, _ = load.communicate(timeout=_LOAD_S + 60)
+        printed, _ = load.communicate(timeout=seconds + 60)
     finally:
         load.kill()
         load.wait()
     if load.returncode != 0:
-        raise RuntimeError("a write failed while a leader was killed or moved")
-    return float(json.loads(printed)["write_latency_ns"]["max"]) / 1e9
+        raise RuntimeError("a write failed while a leader was killed, moved, or replaced")
+    done: dict[str, Any] = json.loads(printed)
+    return done
+
+
+def _longest_write(stack: Stack, action: Callable[[], object]) -> float:
+    """Seconds that the longest of many writes took."""
+    return float(_write(stack, _LOAD_S, action)["write_latency_ns"]["max"]) / 1e9
+
+
+def _nothing() -> None:
+    """No action."""
 
 
 def _kill(stack: Stack, number: int) -> float:
-    leads = {
-        server: sum(
-            member["leader"] and member["chunkserver"] == server
-            for copyset in copysets(stack)
-            for member in copyset["members"]
-        )
-        for server in {m["chunkserver"] for c in copysets(stack) for m in c["members"]}
-    }
-    most = max(leads, key=lambda server: leads[server])
-    victim = stack.chunkservers[most - 1]
+    leaders = Counter(copyset["leader"] for copyset in copysets(stack))
+    (most, leads), *_ = leaders.most_common(1)
+    victim = stack.chunkservers[_ids(stack).index(most)]
     pause = _longest_write(stack, victim.kill)
     victim.start()
     wait_until(lambda: _healthy(stack), 60, "the killed server's replicas", interval=0.2)
-    say(f"  kill {number + 1}: led {leads[most]} copysets, longest write {pause * 1000:.0f} ms")
+    say(f"  kill {number + 1}: led {leads} copysets, longest write {pause * 1000:.0f} ms")
     return pause
+
+
+def _ids(stack: Stack) -> list[int]:
+    """The ids of the stack's chunkservers; of one that was wiped, the one that it has now."""
+    known = sorted(stack.copygate_json("status")["chunkservers"], key=lambda server: server["id"])
+    by_port = {server["address"].rpartition(":")[2]: server["id"] for server in known}
+    return [by_port[str(port)] for port in stack.chunkserver_ports]
 
 
 def _transfer(stack: Stack, number: int) -> float:
     found = copysets(stack)
     copyset = found[number % len(found)]
-    target = next(m["chunkserver"] for m in copyset["members"] if not m["leader"])
+    target = next(m["chunkserver"] for m in copyset["members"] if m["role"] == "voter")
 
     def move() -> None:
-        stack.copygate("copyset", "transfer", copyset["id"], str(target))
+        stack.copygate("copyset", "transfer", copyset["copyset"], "--to", str(target))
 
     pause = _longest_write(stack, move)
     say(f"  transfer {number + 1}: longest write {pause * 1000:.0f} ms")
@@ -96,13 +105,36 @@ def measure_pauses(folder: Path, times: int) -> dict[str, Any]:
     """Leaders killed and moved, `times` times each, under writes at depth 32; seconds."""
     with Stack(folder / "pauses", replicas=3) as stack:
         stack.create_volume("bench", _VOLUME)
-        _longest_write(stack, lambda: None)
-        calm = _longest_write(stack, lambda: None)
+        _longest_write(stack, _nothing)
+        calm = _longest_write(stack, _nothing)
         say(f"  nothing happens: longest write {calm * 1000:.0f} ms")
         transfers = [_transfer(stack, number) for number in range(times)]
         kills = [_kill(stack, number) for number in range(times)]
     shutil.rmtree(folder / "pauses")
     return {"calm": calm, "kills": kills, "transfers": transfers}
+
+
+def measure_rejoin(folder: Path, seconds: float) -> dict[str, Any]:
+    """Writes a second before, and while a chunkserver whose disk was replaced catches up."""
+    with Stack(folder / "rejoin", replicas=3) as stack:
+        stack.create_volume("bench", _VOLUME)
+        _write(stack, 3 * seconds, _nothing)
+        before = _write(stack, seconds, _nothing)["iops"]
+        victim = stack.chunkservers[2]
+        old = _ids(stack)[2]
+        victim.kill()
+        shutil.rmtree(stack.data_folders[2])
+        victim.start()
+        wait_until(lambda: _ids(stack)[2] != old, 20, "registration of the new disk")
+        stack.copygate("retire", str(old), "--to", str(_ids(stack)[2]))
+        began = time.monotonic()
+        rates = []
+        while not _healthy(stack) or not rates:
+            rates.append(_write(stack, seconds, _nothing)["iops"])
+        took = time.monotonic() - began
+    shutil.rmtree(folder / "rejoin")
+    say(f"  rejoin: {before:,.0f}/s before, {min(rates):,.0f}/s at least in {took:.1f} s")
+    return {"before": before, "rates": rates, "took_s": took}
 
 
 def measure_idle(folder: Path, seconds: float) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def judge_replicas(found: dict[str, Any]) -> list[Target]:
             targets.append(Target(what, 500, value, True, "/s", measured))
     if "pauses" in found:
         targets += _judge_pauses(found["pauses"])
+    if "rejoin" in found:
+        before, rates = found["rejoin"]["before"], found["rejoin"]["rates"]
+        measured = f"{before:,.0f}/s before, {min(rates):,.0f}/s while it catches up"
+        what = "4K durable writes while a wiped chunkserver catches up / before"
+        targets.append(Target(what, 0.8, min(rates) / before, True, "x", measured))
     if "idle" in found:
         worst = max(found["idle"]["cores"]) * 100
         what = f"idle CPU, {found['idle']['copysets']} copysets, each chunkserver"
@@ -78,7 +83,7 @@ def _judge_pauses(pauses: dict[str, Any]) -> list[Target]:
 def print_replicas(found: dict[str, Any]) -> None:
     """Rates, latencies, and what the machine did for each IO."""
     for comparison, rows in found.items():
-        if comparison in {"pauses", "idle", "start"}:
+        if comparison in {"pauses", "rejoin", "idle", "start"}:
             continue
         table = Table(title=f"replicas: {comparison} (medians)", title_justify="left")
         names = ("contender", "IO/s", "MiB/s", "p50 us", "p99 us", "busy us an IO")

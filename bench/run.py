@@ -27,7 +27,7 @@ from daily import measure_up
 from iscsi import IscsiLoads
 from loads import Loads
 from measure import split_nanoseconds
-from pauses import measure_idle, measure_pauses, measure_start
+from pauses import measure_idle, measure_pauses, measure_rejoin, measure_start
 from replica_report import judge_replicas, print_replicas
 from replicas import ReplicaLoads
 from targets import Target, judge, print_details, print_targets
@@ -79,6 +79,7 @@ def measure_replicas(
             found |= loads.measure()
     if every or "replica-pauses" in only:
         found["pauses"] = measure_pauses(folder, 5 if quick else 20)
+        found["rejoin"] = measure_rejoin(folder, seconds)
     if every or "replica-idle" in only:
         found["idle"] = measure_idle(folder, 5.0 if quick else 20.0)
         found["start"] = measure_start(folder)

@@ -18,21 +18,19 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from support.process import Daemon
 
 from chaos import network as chaos_network
 from chaos import replicas as chaos_replicas
 from chaos.cluster import ClientProcess, Cluster, Role
 from chaos.disks import build_shim, own_mounts
+from chaos.faults import Action, Hand
 from chaos.history import operations
 from chaos.linear import Op, check, still_in_doubt
 from chaos.network import Network
-from chaos.schedule import Episode, Fault, Site, draw, majority_serves
+from chaos.schedule import Episode, Site, draw, majority_serves
 
 _APPS = ("app1", "app2")
 # Seconds in which IO goes on during an outage of one chunkserver of three.
@@ -90,7 +88,7 @@ class Campaign:
             [role.name for role in self._roles()],
             _APPS,
             options.replicas,
-            membership=False,
+            membership=options.chunkservers > options.replicas,
         )
         with self._network:
             shim = build_shim(self._folder)
@@ -98,7 +96,7 @@ class Campaign:
                 self._folder,
                 self._network,
                 self._hosts,
-                replicas=options.replicas,
+                replica_count=options.replicas,
                 megabytes=options.megabytes,
                 shim=shim,
                 breakable=self._breakable,
@@ -141,9 +139,10 @@ class Campaign:
 
     def _play(self, episode: Episode, serves: bool) -> None:
         text = "; ".join(str(fault) for fault in episode)
-        events: list[tuple[float, int, Callable[[], None]]] = []
+        hand = Hand(self.cluster, self._network, self._clients)
+        events: list[tuple[float, int, Action]] = []
         for order, fault in enumerate(episode):
-            begin, end = self._actions(fault)
+            begin, end = hand.actions(fault)
             events.append((fault.begin_s, order, begin))
             if end is not None:
                 events.append((fault.begin_s + fault.seconds, order, end))
@@ -161,62 +160,9 @@ class Campaign:
             client.mark()
         took = self._wait_for_io(text, self._options.resume)
         self.slowest_s = max(self.slowest_s, took)
+        if any(fault.kind in {"move", "wipe"} for fault in episode):
+            self.cluster.settle(60)
         self.say(f"  {text}: IO goes on after {took:.2f} s{during}")
-
-    def _actions(self, fault: Fault) -> tuple[Callable[[], None], Callable[[], None] | None]:
-        network, cluster, host = self._network, self.cluster, fault.target
-        if fault.kind in {"kill", "kill-mds"}:
-            daemon = self._daemon(host)
-            return daemon.kill, daemon.start
-        if fault.kind in {"stop", "stop-mds"}:
-            daemon = self._daemon(host)
-            return (
-                lambda: daemon.send_signal(signal.SIGSTOP),
-                lambda: daemon.send_signal(signal.SIGCONT),
-            )
-        if fault.kind == "kill-client":
-            client = self._clients[host]
-            return client.kill, client.launch
-        if fault.kind == "kill-all":
-            return self._kill_all, self._start_all
-        if fault.kind in {"partition", "cut"}:
-            begin = getattr(network, fault.kind)
-            return (
-                lambda: begin(host, fault.other),
-                lambda: network.mend(host, fault.other),
-            )
-        disk = cluster.disks.get(host)
-        plain: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
-            "isolate": (lambda: network.isolate(host), lambda: network.rejoin(host)),
-            "lose": (lambda: network.lose(host, fault.amount), lambda: network.lose(host, 0)),
-            "delay": (
-                lambda: network.delay(host, fault.amount, fault.amount / 2),
-                lambda: network.delay(host, 0),
-            ),
-        }
-        if disk is not None:
-            plain["full"] = (disk.fill, disk.free)
-            plain["eio"] = (disk.fail, lambda: self._replace_disk(host))
-        return plain[fault.kind]
-
-    def _daemon(self, name: str) -> Daemon:
-        return self.cluster.mds if name == "mds" else self.cluster.chunkservers[name]
-
-    def _kill_all(self) -> None:
-        for daemon in self.cluster.chunkservers.values():
-            daemon.kill()
-
-    def _start_all(self) -> None:
-        for daemon in self.cluster.chunkservers.values():
-            daemon.launch()
-        for daemon in self.cluster.chunkservers.values():
-            daemon.wait_ready()
-
-    def _replace_disk(self, host: str) -> None:
-        """The disk is well again; its server, which does not trust it any more, starts anew."""
-        self.cluster.disks[host].work()
-        self.cluster.chunkservers[host].kill()
-        self.cluster.chunkservers[host].start()
 
     def _wait_for_io(self, what: str, limit_s: float) -> float:
         """Waits until all clients' IO has gone on everywhere; returns the seconds since mark()."""
@@ -287,13 +233,9 @@ class Campaign:
     def _compare(self) -> str:
         """Stops the chunkservers, compares, starts them again."""
         cluster = self.cluster
+        expected = cluster.settle(60)
         cluster.stop_chunkservers()
         folders = {host: disk.data for host, disk in cluster.disks.items()}
-        names = {name for folder in folders.values() for name in chaos_replicas.folders(folder)}
-        expected = {
-            name: {h for h, f in folders.items() if name in chaos_replicas.folders(f)}
-            for name in names
-        }
         if problems := chaos_replicas.compare(folders, expected):
             raise ProblemError("replicas differ:\n" + "\n".join(problems))
         chunks, blocks = chaos_replicas.count(folders)

@@ -2,17 +2,21 @@
 """An MDS, chunkservers and clients, each on a host of its own, and what can be done to them."""
 
 import itertools
+import json
+import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support.process import Daemon, says, wait_until
 from support.tools import CLEAN_ENV, COPYGATE, ROOT, run
 
+from chaos import replicas
 from chaos.client import FENCED, parse_layout
 from chaos.disks import Disk
 from chaos.history import FAILED, READ, SEEN, WRITE, WRITTEN, Follower, Record
@@ -20,6 +24,7 @@ from chaos.network import Network
 
 _MDS, _GRPC, _CHUNKSERVER = 6700, 6701, 6710
 _VOLUME = "4G"
+_COPYSETS = 12
 # Runs of cells in three chunks of the first segment, over a chunk's border, and in the second
 # segment. Each starts in the middle of a block of 4 KiB.
 _CELLS = 12
@@ -164,14 +169,14 @@ class Cluster:
         network: Network,
         hosts: Sequence[str],
         *,
-        replicas: int,
+        replica_count: int,
         megabytes: int,
         shim: Path | None,
         breakable: Sequence[str],
     ) -> None:
         self.folder = folder
         self.network = network
-        self.replicas = replicas
+        self._replica_count = replica_count
         self.disks = {host: Disk(folder, host, megabytes) for host in hosts}
         mds = network.address("mds")
         self.mds_address = f"{mds}:{_MDS}"
@@ -191,8 +196,8 @@ class Cluster:
         mds = self.network.address("mds")
         argv = [COPYGATE, "mds", "--data", str(self.folder / "mds"), "--allow-remote"]
         argv += ["--listen", f"{mds}:{_MDS}", "--grpc-listen", f"{mds}:{_GRPC}"]
-        if self.replicas > 1:
-            argv += ["--replicas", str(self.replicas)]
+        if self._replica_count > 1:
+            argv += ["--replicas", str(self._replica_count), "--copysets", str(_COPYSETS)]
         return argv
 
     def _chunkserver(self, host: str, shim: Path | None) -> Daemon:
@@ -234,7 +239,11 @@ class Cluster:
         """Starts all of them, and waits until the MDS knows them."""
         for daemon in self.chunkservers.values():
             daemon.launch()
-        for daemon in self.chunkservers.values():
+        self._wait_registered(self.chunkservers.values())
+
+    @staticmethod
+    def _wait_registered(daemons: Iterable[Daemon]) -> None:
+        for daemon in daemons:
             daemon.wait_ready()
             wait_until(
                 lambda d=daemon: says(d.log, "registered as chunkserver"),  # type: ignore[misc]
@@ -263,6 +272,98 @@ class Cluster:
         """Runs `copygate` on the MDS's host; returns what it printed."""
         return run(*self.network.argv("mds", [COPYGATE, *self._mds_options, *arguments])).stdout
 
+    def copygate_json(self, *arguments: str) -> Any:
+        """The same with --json; returns the parsed answer."""
+        return json.loads(self.copygate(*arguments, "--json"))
+
+    def copysets(self) -> list[dict[str, Any]]:
+        """What the MDS knows about the copysets."""
+        found: list[dict[str, Any]] = self.copygate_json("copyset", "list")
+        return found
+
+    def ids(self) -> dict[str, int]:
+        """The chunkservers' ids, by host. Of one that was wiped, the one that it has now."""
+        by_address = {
+            f"{self.network.address(host)}:{_CHUNKSERVER}": host for host in self.chunkservers
+        }
+        known = self.copygate_json("status")["chunkservers"]
+        return {
+            by_address[server["address"]]: server["id"]
+            for server in sorted(known, key=lambda server: server["id"])
+            if server["address"] in by_address
+        }
+
+    # Leaders and members.
+
+    def transfer(self, host: str) -> None:
+        """Makes the host the leader of a copyset that it follows in; if it follows in one."""
+        server = self.ids()[host]
+        for copyset in self.copysets():
+            roles = {member["chunkserver"]: member["role"] for member in copyset["members"]}
+            if roles.get(server) == "voter":
+                self.copygate("copyset", "transfer", copyset["copyset"], "--to", str(server))
+                return
+
+    def move(self, host: str) -> None:
+        """Asks for a replica of a copyset to go to the host, away from its leader if it has one."""
+        server = self.ids()[host]
+        for copyset in self.copysets():
+            members = [member["chunkserver"] for member in copyset["members"]]
+            if server not in members and copyset["change"] is None:
+                source = copyset["leader"] or members[0]
+                words = ["--from", str(source), "--to", str(server)]
+                self.copygate("copyset", "move", copyset["copyset"], *words)
+                return
+
+    def wipe(self, host: str) -> None:
+        """The host's disk is replaced by an empty one: another chunkserver, which takes over what
+        the old one had."""
+        old = self.ids()[host]
+        self.chunkservers[host].kill()
+        shutil.rmtree(self.disks[host].data)
+        self.chunkservers[host].launch()
+        self._wait_registered([self.chunkservers[host]])
+        self.copygate("retire", str(old), "--to", str(self.ids()[host]))
+
+    def settle(self, timeout_s: float) -> dict[str, set[str]]:
+        """Waits until each copyset has all its members, none of them behind and no change under
+        way, and no folder of a replica that was moved. Returns the hosts of each copyset."""
+        holders: dict[str, set[str]] = {}
+
+        def settled() -> bool:
+            hosts = {server: host for host, server in self.ids().items()}
+            found = self.copysets()
+            if any(map(_unsettled, found)):
+                return False
+            holders.clear()
+            for copyset in found:
+                members = {hosts.get(m["chunkserver"], "nobody") for m in copyset["members"]}
+                holders[copyset["copyset"]] = members
+            held = {host: set(replicas.folders(disk.data)) for host, disk in self.disks.items()}
+            return all(
+                held[host] == {name for name, members in holders.items() if host in members}
+                for host in self.disks
+            )
+
+        try:
+            wait_until(settled, timeout_s, "settling", interval=0.2)
+        except TimeoutError:
+            raise AssertionError(
+                f"not settled within {timeout_s:g} s:\n{self.copygate('copyset', 'list')}"
+            ) from None
+        return holders
+
     def create_volume(self, name: str) -> None:
         """Creates a volume for the clients' layout."""
         self.copygate("volume", "create", name, _VOLUME)
+
+
+def _unsettled(copyset: dict[str, Any]) -> bool:
+    if copyset["state"] != "healthy" or copyset["change"] is not None:
+        return True
+    if copyset["last_index"] != copyset["applied_index"]:
+        return True
+    return any(
+        member["role"] == "learner" or (member["role"] == "voter" and member["behind"] != 0)
+        for member in copyset["members"]
+    )

@@ -135,7 +135,7 @@ _REPLICATED: tuple[tuple[int, _Maker], ...] = (
 _MEMBERSHIP: tuple[tuple[int, _Maker], ...] = ((5, _moment("move")), (3, _moment("wipe")))
 _OVERLAP = 0.3
 # Two of these at once would be one after the other, or ask for what the first makes impossible.
-_ALONE = {"kill-all", "move", "wipe"}
+_ALONE = {"kill-all", "wipe"}
 
 
 def _menu(site: Site) -> list[tuple[int, _Maker]]:
