@@ -160,8 +160,11 @@ class Campaign:
             client.mark()
         took = self._wait_for_io(text, self._options.resume)
         self.slowest_s = max(self.slowest_s, took)
-        if any(fault.kind in {"move", "wipe"} for fault in episode):
+        kinds = {fault.kind for fault in episode}
+        if kinds & {"move", "wipe"}:
             self.cluster.settle(60)
+        if "rot" in kinds:
+            self.cluster.scrub(60)
         self.say(f"  {text}: IO goes on after {took:.2f} s{during}")
 
     def _wait_for_io(self, what: str, limit_s: float) -> float:

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -324,6 +325,33 @@ class Cluster:
         self.chunkservers[host].launch()
         self._wait_registered([self.chunkservers[host]])
         self.copygate("retire", str(old), "--to", str(self.ids()[host]))
+
+    def rot(self, host: str, which: float) -> None:
+        """Flips a bit of a block that the host's disk holds, if it holds any."""
+        files = sorted(self.disks[host].data.glob("chunks/*/chunk_*"))
+        chunks = [chunk for chunk in map(replicas.read_chunk, files) if chunk.blocks()]
+        if not chunks:
+            return
+        chunk = chunks[int(which * len(chunks)) % len(chunks)]
+        blocks = chunk.blocks()
+        offset = chunk.offset(blocks[int(which * 7919) % len(blocks)]) + int(which * 4093)
+        with chunk.path.open("r+b", buffering=0) as file:
+            old = os.pread(file.fileno(), 1, offset)
+            os.pwrite(file.fileno(), bytes([old[0] ^ 1]), offset)
+
+    def scrub(self, timeout_s: float) -> None:
+        """Has every block checked, and what is bad repaired. AssertionError if some stays bad."""
+
+        def clean() -> bool:
+            argv = [COPYGATE, *self._mds_options, "scrub", "--wait"]
+            return run(*self.network.argv("mds", argv), status=None).returncode == 0
+
+        try:
+            wait_until(clean, timeout_s, "scrub", interval=0.2)
+        except TimeoutError:
+            raise AssertionError(
+                f"bad blocks after {timeout_s:g} s:\n{self.copygate('status')}"
+            ) from None
 
     def settle(self, timeout_s: float) -> dict[str, set[str]]:
         """Waits until each copyset has all its members, none of them behind and no change under

@@ -42,6 +42,7 @@ class Hand:
             "transfer": self._change,
             "move": self._change,
             "wipe": self._change,
+            "rot": self._rot,
         }[fault.kind](fault)
         return begin, end
 
@@ -109,6 +110,9 @@ class Hand:
             daemon.start()
 
         return disk.fail, end
+
+    def _rot(self, fault: Fault) -> tuple[Action, None]:
+        return lambda: self._cluster.rot(fault.target, fault.amount), None
 
     def _change(self, fault: Fault) -> tuple[Action, None]:
         cluster = self._cluster

@@ -32,6 +32,10 @@ class Chunk:
     bitmap: bytes
     crcs: bytes
 
+    def offset(self, block: int) -> int:
+        """Where a block is in the file."""
+        return _DATA + block * self.block_size
+
     def allocated(self, block: int) -> bool:
         """Whether the block holds data."""
         return bool(self.bitmap[block // 8] >> block % 8 & 1)
@@ -70,9 +74,8 @@ def _difference(one: Chunk, other: Chunk) -> str | None:
         return f"blocks {blocks[:8]} are allocated in one of them only"
     with one.path.open("rb") as a, other.path.open("rb") as b:
         for block in one.blocks():
-            offset = _DATA + block * one.block_size
-            a.seek(offset)
-            b.seek(offset)
+            a.seek(one.offset(block))
+            b.seek(other.offset(block))
             if a.read(one.block_size) != b.read(one.block_size):
                 return f"block {block} differs"
     crcs = next((i for i in one.blocks() if one.crcs[4 * i :][:4] != other.crcs[4 * i :][:4]), None)

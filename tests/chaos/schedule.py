@@ -15,7 +15,7 @@ class Fault:
     """One thing that goes wrong, and how long.
 
     `target` is a host or a client, `other` the second host of a partition; `amount` is a share of
-    frames, or milliseconds.
+    frames, or milliseconds, or (0 to 1) which of the host's blocks.
     """
 
     kind: str
@@ -112,6 +112,10 @@ def _moment(kind: str) -> _Maker:
     return make
 
 
+def _rot(pick: random.Random, site: Site) -> Fault:
+    return Fault("rot", pick.choice(site.chunkservers), amount=round(pick.uniform(0.001, 1), 4))
+
+
 # How often each comes, for one replica and for several.
 _ALWAYS: tuple[tuple[int, _Maker], ...] = (
     (14, _one("kill", 3.0, 0.0)),
@@ -131,6 +135,7 @@ _REPLICATED: tuple[tuple[int, _Maker], ...] = (
     (7, _pair("cut")),
     (4, _all),
     (5, _moment("transfer")),
+    (3, _rot),
 )
 _MEMBERSHIP: tuple[tuple[int, _Maker], ...] = ((5, _moment("move")), (3, _moment("wipe")))
 _OVERLAP = 0.3
@@ -195,6 +200,6 @@ def majority_serves(episode: Episode, site: Site) -> bool:
     for fault in episode:
         if fault.kind in {"kill", "stop", "isolate", "eio"}:
             out.add(fault.target)
-        elif fault.kind not in {"transfer", "full"}:
+        elif fault.kind not in {"transfer", "full", "rot"}:
             return False
     return len(out) <= 1

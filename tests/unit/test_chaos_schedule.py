@@ -20,7 +20,7 @@ def test_every_kind_of_fault_happens() -> None:
     kinds = {f.kind for r in draw(1, SITE, 12, 6) for episode in r for f in episode}
     assert kinds == {
         *("kill", "stop", "isolate", "partition", "cut", "lose", "delay", "full", "eio"),
-        *("kill-all", "transfer", "move", "wipe", "kill-client", "kill-mds", "stop-mds"),
+        *("kill-all", "transfer", "move", "wipe", "rot", "kill-client", "kill-mds", "stop-mds"),
     }
     alone = dataclasses.replace(SITE, chunkservers=["cs1"], breakable=[], replicas=1)
     kinds = {f.kind for r in draw(1, alone, 30, 6) for episode in r for f in episode}
