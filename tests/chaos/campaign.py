@@ -113,11 +113,24 @@ class Campaign:
                     self._round(number, episodes, site)
                 self._cluster.stop_chunkservers()
                 self._cluster.mds.stop()
+            except (AssertionError, TimeoutError) as error:
+                self._held_still(error)
+                raise
             finally:
                 for client in self._clients.values():
                     with contextlib.suppress(AssertionError):
                         client.kill()
                 self._cluster.close()
+
+    def _held_still(self, error: BaseException) -> None:
+        """With --hold, leaves everything as it is until SIGINT; tells how to look at it."""
+        if not self._options.hold:
+            return
+        where = {host: daemon.pid for host, daemon in self.cluster.chunkservers.items()}
+        self.say(f"{error}\nheld; mds: {self.cluster.mds.pid}, {where}; look with")
+        print("nsenter --target PID --net --mount copygate " + self.cluster.options, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
 
     def _round(self, number: int, episodes: list[Episode], site: Site) -> None:
         self._clients = {
@@ -162,7 +175,7 @@ class Campaign:
         self.slowest_s = max(self.slowest_s, took)
         kinds = {fault.kind for fault in episode}
         if kinds & {"move", "wipe"}:
-            self.cluster.settle(60)
+            self.cluster.settle(20)
         if "rot" in kinds:
             self.cluster.scrub(60)
         self.say(f"  {text}: IO goes on after {took:.2f} s{during}")
@@ -236,7 +249,7 @@ class Campaign:
     def _compare(self) -> str:
         """Stops the chunkservers, compares, starts them again."""
         cluster = self.cluster
-        expected = cluster.settle(60)
+        expected = cluster.settle(20)
         cluster.stop_chunkservers()
         folders = {host: disk.data for host, disk in cluster.disks.items()}
         if problems := chaos_replicas.compare(folders, expected):
@@ -256,6 +269,7 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=400, help="of each disk")
     parser.add_argument("--resume", type=float, default=5.0, help="seconds until IO goes on")
+    parser.add_argument("--hold", action="store_true", help="stay as it is after a failure")
     parser.add_argument("--folder", type=Path, default=None, help="where everything goes")
     options = parser.parse_args()
     if reason := chaos_network.missing():

@@ -221,6 +221,11 @@ class Cluster:
             env=env,
         )
 
+    @property
+    def options(self) -> str:
+        """What `copygate` is given to reach the MDS."""
+        return " ".join(self._mds_options)
+
     def accepts(self, host: str, port: int) -> bool:
         """Whether somebody accepts connections there. Asks on the host itself."""
 
@@ -377,7 +382,8 @@ class Cluster:
             wait_until(settled, timeout_s, "settling", interval=0.2)
         except TimeoutError:
             raise AssertionError(
-                f"not settled within {timeout_s:g} s:\n{self.copygate('copyset', 'list')}"
+                f"not settled within {timeout_s:g} s:\n"
+                + "\n".join(json.dumps(c) for c in self.copysets() if _unsettled(c))
             ) from None
         return holders
 
