@@ -98,6 +98,7 @@ class Campaign:
                 self._hosts,
                 replica_count=options.replicas,
                 megabytes=options.megabytes,
+                wal_size=options.wal_size,
                 shim=shim,
                 breakable=self._breakable,
             )
@@ -268,6 +269,7 @@ def main() -> int:
     parser.add_argument("--chunkservers", type=int, default=4)
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=400, help="of each disk")
+    parser.add_argument("--wal-size", default="64M", help="of each chunkserver")
     parser.add_argument("--resume", type=float, default=5.0, help="seconds until IO goes on")
     parser.add_argument("--hold", action="store_true", help="stay as it is after a failure")
     parser.add_argument("--folder", type=Path, default=None, help="where everything goes")

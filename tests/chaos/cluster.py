@@ -172,12 +172,14 @@ class Cluster:
         *,
         replica_count: int,
         megabytes: int,
+        wal_size: str,
         shim: Path | None,
         breakable: Sequence[str],
     ) -> None:
         self.folder = folder
         self.network = network
         self._replica_count = replica_count
+        self._wal_size = wal_size
         self.disks = {host: Disk(folder, host, megabytes) for host in hosts}
         mds = network.address("mds")
         self.mds_address = f"{mds}:{_MDS}"
@@ -206,7 +208,7 @@ class Cluster:
         where = f"{self.network.address(host)}:{_CHUNKSERVER}"
         argv = [COPYGATE, *self._mds_options, "chunkserver", "--data", str(disk.data)]
         argv += ["--listen", where, "--allow-remote", "--zone", host]
-        argv += ["--wal-size", "64M", "--reserve", "32M"]
+        argv += ["--wal-size", self._wal_size, "--reserve", "32M"]
         env = CLEAN_ENV
         if shim is not None:
             # The shim is between the process and libc, where io_uring does not pass.
