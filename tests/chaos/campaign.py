@@ -149,6 +149,8 @@ class Campaign:
             self._play(episode, majority_serves(episode, site))
         for client in self._clients.values():
             client.finish()
+            if client.failures:
+                raise ProblemError(f"{client.failures} operations of {client.role.name} failed")
         self._judge(number)
 
     def _play(self, episode: Episode, serves: bool) -> None:
@@ -163,15 +165,13 @@ class Campaign:
         events.sort(key=lambda event: event[:2])
         began = time.monotonic()
         during = ""
-        for client in self._clients.values():
-            client.mark()
         for at, _, action in events:
             if serves and at - (time.monotonic() - began) > FAILOVER_S and not during:
                 during = f", {self._wait_for_io(text, FAILOVER_S):.2f} s into it"
             time.sleep(max(0.0, at - (time.monotonic() - began)))
             action()
-        for client in self._clients.values():
-            client.mark()
+            for client in self._clients.values():
+                client.mark()
         took = self._wait_for_io(text, self._options.resume)
         self.slowest_s = max(self.slowest_s, took)
         kinds = {fault.kind for fault in episode}
@@ -189,6 +189,8 @@ class Campaign:
         while waiting:
             for client in list(waiting):
                 client.check()
+                if client.failures:
+                    raise ProblemError(f"{what}: an operation of {client.role.name} failed")
                 if (took := client.resume_time()) is not None:
                     slowest = max(slowest, took)
                     waiting.remove(client)
@@ -221,11 +223,8 @@ class Campaign:
             }
             told += sum(1 for ops in history.values() for op in ops if op.returned is not None)
             checked += len(history)
-        failures = sum(client.failures for client in self._clients.values())
         longest = max(client.longest_s for client in self._clients.values())
         self.operations += told
-        if failures:
-            raise ProblemError(f"{failures} operations failed; see the clients' logs")
         compared = self._compare()
         self.say(
             f"round {number}/{options.rounds}: {told} operations on {checked} cells linearizable, "
