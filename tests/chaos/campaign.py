@@ -195,8 +195,9 @@ class Campaign:
                     slowest = max(slowest, took)
                     waiting.remove(client)
             if waiting and time.monotonic() > deadline:
-                names = ", ".join(client.role.name for client in waiting)
-                raise ProblemError(f"{what}: no IO within {limit_s:g} s for {names}")
+                stuck = "; ".join(f"{client.role.name}: {client.stuck()}" for client in waiting)
+                unwell = [c for c in self.cluster.copysets() if c["state"] != "healthy"]
+                raise ProblemError(f"{what}: no IO within {limit_s:g} s: {stuck}\n{unwell}")
             time.sleep(0.005)
         self.cluster.check()
         return slowest

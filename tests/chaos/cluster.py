@@ -141,15 +141,28 @@ class ClientProcess:
             if record.event in {READ, WRITE}:
                 self._begun[record.thread] = record
             elif record.event in {SEEN, WRITTEN, FAILED}:
-                self._ended(record, self._begun[record.thread])
+                self._ended(record)
 
-    def _ended(self, record: Record, begin: Record) -> None:
+    def _ended(self, record: Record) -> None:
+        begin = self._begun[record.thread]
+        if record.event != SEEN or record.cell == begin.cell + begin.count - 1:
+            del self._begun[record.thread]
         self.longest_s = max(self.longest_s, (record.time - begin.time) / 1e9)
         if record.event == FAILED:
             self.failures += 1
         elif begin.time >= self._mark:
             self._threads.setdefault(record.thread, record.time)
             self._regions.setdefault(self._layout.region_of(record.cell), record.time)
+
+    def stuck(self) -> str:
+        """What has been under way for more than a second."""
+        now = time.monotonic_ns()
+        return ", ".join(
+            f"{'write' if begin.event == WRITE else 'read'} of cells {begin.cell}+{begin.count} "
+            f"for {(now - begin.time) / 1e9:.1f} s"
+            for begin in self._begun.values()
+            if now - begin.time > 1e9
+        )
 
     def resume_time(self) -> float | None:
         """Seconds from mark() until operations that began later had ended well, one at least of
