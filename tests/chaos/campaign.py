@@ -176,7 +176,7 @@ class Campaign:
         self.slowest_s = max(self.slowest_s, took)
         kinds = {fault.kind for fault in episode}
         if kinds & {"move", "wipe"}:
-            self.cluster.settle(20)
+            self.cluster.settle(60, idle=False)
         if "rot" in kinds:
             self.cluster.scrub(60)
         self.say(f"  {text}: IO goes on after {took:.2f} s{during}")
@@ -250,7 +250,7 @@ class Campaign:
     def _compare(self) -> str:
         """Stops the chunkservers, compares, starts them again."""
         cluster = self.cluster
-        expected = cluster.settle(20)
+        expected = cluster.settle(60, idle=True)
         cluster.stop_chunkservers()
         folders = {host: disk.data for host, disk in cluster.disks.items()}
         if problems := chaos_replicas.compare(folders, expected):

@@ -342,6 +342,7 @@ class Cluster:
         old = self.ids()[host]
         self.chunkservers[host].kill()
         shutil.rmtree(self.disks[host].data)
+        wait_until(lambda: not self._online(old), 30, f"{host} to be offline", interval=0.1)
         self.chunkservers[host].launch()
         self._wait_registered([self.chunkservers[host]])
         self.copygate("retire", str(old), "--to", str(self.ids()[host]))
@@ -373,15 +374,20 @@ class Cluster:
                 f"bad blocks after {timeout_s:g} s:\n{self.copygate('status')}"
             ) from None
 
-    def settle(self, timeout_s: float) -> dict[str, set[str]]:
-        """Waits until each copyset has all its members, none of them behind and no change under
-        way, and no folder of a replica that was moved. Returns the hosts of each copyset."""
+    def _online(self, server: int) -> bool:
+        known = self.copygate_json("status")["chunkservers"]
+        return any(s["online"] for s in known if s["id"] == server)
+
+    def settle(self, timeout_s: float, *, idle: bool) -> dict[str, set[str]]:
+        """Waits until each copyset has all its members, no change under way, and no folder of a
+        replica that was moved; and if there is no load, until no member is behind. Returns the
+        hosts of each copyset."""
         holders: dict[str, set[str]] = {}
 
         def settled() -> bool:
             hosts = {server: host for host, server in self.ids().items()}
             found = self.copysets()
-            if any(map(_unsettled, found)):
+            if any(_unsettled(copyset, idle) for copyset in found):
                 return False
             holders.clear()
             for copyset in found:
@@ -398,7 +404,7 @@ class Cluster:
         except TimeoutError:
             raise AssertionError(
                 f"not settled within {timeout_s:g} s:\n"
-                + "\n".join(json.dumps(c) for c in self.copysets() if _unsettled(c))
+                + "\n".join(json.dumps(c) for c in self.copysets() if _unsettled(c, idle))
             ) from None
         return holders
 
@@ -407,12 +413,13 @@ class Cluster:
         self.copygate("volume", "create", name, _VOLUME)
 
 
-def _unsettled(copyset: dict[str, Any]) -> bool:
+def _unsettled(copyset: dict[str, Any], idle: bool) -> bool:
+    members = copyset["members"]
     if copyset["state"] != "healthy" or copyset["change"] is not None:
         return True
-    if copyset["last_index"] != copyset["applied_index"]:
+    if any(member["role"] == "learner" or member["lagging"] for member in members):
         return True
-    return any(
-        member["role"] == "learner" or (member["role"] == "voter" and member["behind"] != 0)
-        for member in copyset["members"]
+    return idle and (
+        copyset["last_index"] != copyset["applied_index"]
+        or any(member["role"] == "voter" and member["behind"] != 0 for member in members)
     )

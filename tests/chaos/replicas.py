@@ -15,6 +15,7 @@ _MAGIC = b"CGCHUNK1"
 _SLOTS = (0, 32 << 10)
 _DATA = 64 << 10
 _BITMAP, _CRCS, _SLOT_LENGTH = 512, 4096, 20480
+_MEMBER_LSN = 24  # in the file "member"; all ones: the replica was removed
 _HEADER = struct.Struct("<8sIIQQQQQQII")
 
 
@@ -83,9 +84,14 @@ def _difference(one: Chunk, other: Chunk) -> str | None:
 
 
 def folders(chunkserver: Path) -> dict[str, Path]:
-    """The copysets of a chunkserver's folder, by "POOL-COPYSET"."""
+    """The copysets of a chunkserver's folder, by "POOL-COPYSET", without those that were removed."""
     chunks = chunkserver / "chunks"
-    return {path.name: path for path in chunks.iterdir() if path.is_dir()}
+    return {path.name: path for path in chunks.iterdir() if path.is_dir() and not _removed(path)}
+
+
+def _removed(folder: Path) -> bool:
+    member = folder / "member"
+    return member.exists() and member.read_bytes()[_MEMBER_LSN:][:8] == b"\xff" * 8
 
 
 def compare(chunkservers: Mapping[str, Path], expected: Mapping[str, set[str]]) -> list[str]:

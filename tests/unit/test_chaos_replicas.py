@@ -90,5 +90,8 @@ def test_chunks_and_replicas_that_are_missing(folders: dict[str, Path]) -> None:
     """A chunk at one of them only; a member without the copyset."""
     (folders["two"] / "chunks/1-7/chunk_42").unlink()
     assert "chunk_42 at one of them only" in compare(folders, MEMBERS)[0]
-    (folders["two"] / "chunks/1-7").rmdir()
+    member = folders["two"] / "chunks/1-7/member"
+    member.write_bytes(bytes(88))
+    assert "chunk_42 at one of them only" in compare(folders, MEMBERS)[0]
+    member.write_bytes(bytes(24) + b"\xff" * 8 + bytes(56))  # it was removed
     assert "no replica at two" in compare(folders, MEMBERS)[0]
