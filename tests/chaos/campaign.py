@@ -89,6 +89,7 @@ class Campaign:
             _APPS,
             options.replicas,
             membership=options.chunkservers > options.replicas,
+            kinds=frozenset(filter(None, options.kinds.split(","))),
         )
         with self._network:
             shim = build_shim(self._folder)
@@ -266,6 +267,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--episodes", type=int, default=6, help="of each round")
     parser.add_argument("--seed", type=int, default=None, help="default: from the clock")
+    parser.add_argument("--kinds", default="", help="only these faults, as kill,transfer")
     parser.add_argument("--chunkservers", type=int, default=4)
     parser.add_argument("--replicas", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=400, help="of each disk")

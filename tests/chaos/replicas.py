@@ -84,7 +84,7 @@ def _difference(one: Chunk, other: Chunk) -> str | None:
 
 
 def folders(chunkserver: Path) -> dict[str, Path]:
-    """The copysets of a chunkserver's folder, by "POOL-COPYSET", without those that were removed."""
+    """The copysets of a chunkserver's folder, by "POOL-COPYSET"; not those that were removed."""
     chunks = chunkserver / "chunks"
     return {path.name: path for path in chunks.iterdir() if path.is_dir() and not _removed(path)}
 

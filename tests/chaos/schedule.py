@@ -46,6 +46,7 @@ class Site:
     client_hosts: Sequence[str]  # of their own, no chunkserver there
     replicas: int = 3
     membership: bool = True
+    kinds: frozenset[str] = frozenset()  # nothing else happens; empty: everything does
 
 
 Episode = tuple[Fault, ...]
@@ -151,6 +152,11 @@ def _menu(site: Site) -> list[tuple[int, _Maker]]:
         menu += _REPLICATED
         if site.membership:
             menu += _MEMBERSHIP
+    if site.kinds:
+        # What kind a maker makes, it shows.
+        pick = random.Random(0)
+        menu = [(weight, make) for weight, make in menu if make(pick, site).kind in site.kinds]
+    assert menu, f"none of {site.kinds} can happen here"
     return menu
 
 

@@ -30,3 +30,13 @@ def test_one_replica_survives_everything(data_folder: Path) -> None:
         *("--rounds", "1", "--episodes", "6", "--seed", "3"),
     )
     assert "histories linearizable" in printed
+
+
+def test_three_replicas_survive_everything(data_folder: Path) -> None:
+    """Twelve kinds of faults on four chunkservers: no error, nothing lost, replicas that agree."""
+    printed = _campaign(data_folder, *("--rounds", "1", "--episodes", "10", "--seed", "1660"))
+    assert "replicas agree" in printed
+    for kind in ("kill", "kill-all", "stop", "partition", "cut", "isolate", "lose", "eio", "rot"):
+        assert f": {kind} " in printed, "the schedule has changed"
+    for kind in ("transfer", "move", "wipe"):
+        assert f": {kind} " in printed, "the schedule has changed"
