@@ -573,7 +573,33 @@ void model_create(struct replicamodel *model, uint64_t seed) {
     }
 }
 
+static void close_member(struct replicamodel *model, struct member *member) {
+    cg_catchup_stop(member->catchup);
+    cg_store_scrub_stop(member->store);
+    for (unsigned i = 0; !cg_catchup_idle(member->catchup); i++) {
+        require(model, i < LIMIT, "catchup does not end");
+        model_turn(model);
+    }
+    cg_store_stop(member->store);
+    for (unsigned i = 0; !cg_store_idle(member->store) || simdisk_pending(member->sim) > 0; i++) {
+        require(model, i < LIMIT, "the store does not end");
+        model_turn(model);
+    }
+    cg_store_close(member->store);
+    cg_catchup_destroy(member->catchup);
+    require(model, cg_buffer_pool_in_use(member->pool) == 0, "buffers are left");
+    cg_buffer_pool_destroy(member->pool);
+    simreactor_destroy(member->reactor);
+    member->store = NULL;
+    member->life++;
+}
+
 void model_destroy(struct replicamodel *model) {
+    for (unsigned at = 0; at < MEMBERS; at++) {
+        if (model->member[at].store != NULL) {
+            close_member(model, &model->member[at]);
+        }
+    }
     while (!cg_list_empty(&model->network)) {
         packet_free(model, CG_CONTAINER_OF(model->network.next, struct packet, node));
     }
@@ -733,6 +759,18 @@ static void resend(struct replicamodel *model) {
     }
 }
 
+struct unaligned {
+    struct replicamodel *model;
+    bool done;
+    cg_status status;
+};
+
+static void unaligned_done(void *user, const struct cg_mutation_result *result) {
+    struct unaligned *unaligned = user;
+    unaligned->done = true;
+    unaligned->status = result->status;
+}
+
 static bool range_free(const struct replicamodel *model, unsigned chunk, unsigned first,
                        unsigned count) {
     for (unsigned i = first; i < first + count; i++) {
@@ -772,13 +810,46 @@ static void begin(struct replicamodel *model, enum cg_op_kind kind, unsigned chu
     }
 }
 
+bool model_unaligned(struct replicamodel *model, unsigned chunk, unsigned block) {
+    struct member *member = &model->member[model_leader(model)];
+    struct unaligned unaligned = {.model = model};
+    struct cg_buffer *buffer = cg_buffer_alloc(member->pool, CG_BLOCK_SIZE);
+    if (buffer == NULL) {
+        abort();
+    }
+    // The bytes that are there already.
+    fill(buffer->data, model->expected[chunk][block], chunk, block);
+    struct cg_mutation mutation = {
+        .kind = CG_MUTATE_WRITE,
+        .copyset = model_copyset(member),
+        .chunk_id = chunk,
+        .file_id = VOLUME,
+        .sn = 1,
+        .offset = block * CG_BLOCK_SIZE + 512,
+        .size = 1024,
+        .buffer = buffer,
+        .data_offset = 512,
+        .done = unaligned_done,
+        .user = &unaligned,
+    };
+    memset(buffer->data, 0, 512);
+    memset(buffer->data + 1536, 0, CG_BLOCK_SIZE - 1536);
+    cg_store_mutate(member->store, &mutation);
+    cg_buffer_unref(buffer);
+    for (unsigned i = 0; i < LIMIT && !unaligned.done; i++) {
+        model_turn(model);
+    }
+    require(model, unaligned.done, "an unaligned write is not answered");
+    return unaligned.status == STATUS(SUCCESS);
+}
+
 void model_write(struct replicamodel *model, unsigned chunk, unsigned block) {
     model_drain(model);
     begin(model, CG_MUTATE_WRITE, chunk, block, 1);
 }
 
 void model_mutate(struct replicamodel *model) {
-    unsigned chunk = (unsigned)model_pick(model, CHUNKS);
+    unsigned chunk = (unsigned)model_pick(model, model->focus != 0 ? model->focus : CHUNKS);
     unsigned first = (unsigned)model_pick(model, CHUNK_BLOCKS);
     unsigned count = 1 + (unsigned)model_pick(model, model_pick(model, 4) == 0 ? 32 : 2);
     count = count < CHUNK_BLOCKS - first ? count : CHUNK_BLOCKS - first;
@@ -870,6 +941,13 @@ void model_read(struct replicamodel *model, unsigned chunk, unsigned block) {
         model_run(model, 1000);
     }
     model_fail(model, "the leader does not read");
+}
+
+cg_status model_look(struct replicamodel *model, unsigned at, unsigned chunk, unsigned block) {
+    struct reading reading;
+    bool right = read_at(model, &model->member[at], true, chunk, block, &reading);
+    require(model, right || reading.status != STATUS(SUCCESS), "wrong data are read");
+    return reading.status;
 }
 
 // ---- Checks

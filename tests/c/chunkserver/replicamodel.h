@@ -67,6 +67,7 @@ struct replicamodel {
     uint64_t disk_bytes;
     unsigned calls[6]; // of each method, delivered
     bool lose_calls;   // one in eight
+    unsigned focus;    // operations are about the first so many chunks; 0: about all
 };
 
 void model_create(struct replicamodel *model, uint64_t seed);
@@ -101,10 +102,14 @@ void model_await_leader(struct replicamodel *model);
 // Sends a random operation, unless too many are under way.
 void model_mutate(struct replicamodel *model);
 void model_write(struct replicamodel *model, unsigned chunk, unsigned block);
+// Writes a part of a block at the leader, with what is there already. True if that was done.
+bool model_unaligned(struct replicamodel *model, unsigned chunk, unsigned block);
 // Until all is answered.
 void model_drain(struct replicamodel *model);
 // Reads a block at the leader, which must have what is expected.
 void model_read(struct replicamodel *model, unsigned chunk, unsigned block);
+// How a member's own block reads.
+cg_status model_look(struct replicamodel *model, unsigned at, unsigned chunk, unsigned block);
 
 // ---- Checks
 

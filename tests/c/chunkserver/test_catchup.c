@@ -2,6 +2,7 @@
 //
 // Replicas that copy state from each other and mend each other's damage, on simulated disks and a
 // simulated network. Arguments: [seeds [first seed [words of one test's name]]].
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,7 @@
 #include "base/log.h"
 #include "replicamodel.h"
 
-const char *__asan_default_options(void);
+__attribute__((visibility("default"))) const char *__asan_default_options(void);
 
 // A store that dies is dropped as it is, memory and all.
 const char *__asan_default_options(void) {
@@ -153,6 +154,38 @@ static void a_wiped_member_joins_again(uint64_t seed) {
 
 // ---- Whatever happens meanwhile
 
+// It does not need a copy, or has one.
+static bool is_following(struct replicamodel *model) {
+    unsigned leader = model_leader(model);
+    struct cg_copyset *copyset = model_copyset(&model->member[completed_at]);
+    return copied(model) || (leader < MEMBERS && copyset != NULL && !copyset->paused &&
+                             cg_copyset_applied(copyset) + 100 >=
+                                 cg_copyset_applied(model_copyset(&model->member[leader])));
+}
+
+static bool is_incomplete(struct replicamodel *model) {
+    const struct cg_copyset *copyset = model_copyset(&model->member[completed_at]);
+    return is_following(model) || (copyset != NULL && copyset->incomplete);
+}
+
+// Before the next fault: any time, or until a certain moment of the copying and a little longer.
+static void let_pass(struct replicamodel *model, unsigned away) {
+    completed_at = away;
+    uint64_t dice = model_pick(model, 3);
+    unsigned turns = 10 + (unsigned)model_pick(model, dice == 0 ? 6000 : 600);
+    if (dice == 1) {
+        model_until(model, is_incomplete, "copying does not begin");
+    } else if (dice == 2) {
+        model_until(model, is_following, "the state is not copied");
+    }
+    for (unsigned i = 0; i < turns; i++) {
+        if (i % 20 == 0) {
+            model_mutate(model);
+        }
+        model_turn(model);
+    }
+}
+
 // Crashes of the receiver, of the leader, cuts, at any moment; in the end it is complete.
 static void copying_survives_everything(uint64_t seed) {
     struct replicamodel *model = &shared;
@@ -162,17 +195,14 @@ static void copying_survives_everything(uint64_t seed) {
     model_found(model);
     load(model, 100);
     unsigned away = follower(model);
+    model->focus = (unsigned)model_pick(model, CHUNKS + 1);
+    load(model, (unsigned)model_pick(model, 100));
     model_crash(model, away, (enum simdisk_crash)model_pick(model, SIMDISK_CRASH_MODES));
     load_until_recycled(model);
+    model->focus = (unsigned)model_pick(model, CHUNKS + 1);
     model_start(model, away);
     for (unsigned faults = 1 + (unsigned)model_pick(model, 8); faults > 0; faults--) {
-        unsigned turns = 10 + (unsigned)model_pick(model, 6000);
-        for (unsigned i = 0; i < turns; i++) {
-            if (i % 20 == 0) {
-                model_mutate(model);
-            }
-            model_turn(model);
-        }
+        let_pass(model, away);
         unsigned victim = model_pick(model, 3) == 0 ? model_leader(model) : away;
         if (victim == MEMBERS) {
             victim = away;
@@ -304,6 +334,122 @@ static void print_line(void *context, enum cg_log_level level, const char *line)
     fprintf(stderr, "%10.3f %d %s\n", (double)shared.now / (double)CG_NS_PER_S, (int)level, line);
 }
 
+// An unaligned write needs the rest of a block that is bad.
+static void a_write_into_a_bad_block_keeps_the_rest(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model_found(model);
+    load(model, 50);
+    model_write(model, 1, 3);
+    model_drain(model);
+    model_check_equal(model);
+    model_until(model, nothing_dirty, "checkpoints do not end");
+    model_await_leader(model);
+    flip(model, model_leader(model), 1, CG_CHUNK_DATA_OFFSET + 3 * CG_BLOCK_SIZE + 3000);
+    require(model, model_unaligned(model, 1, 3), "the write failed");
+    require(model, mended_blocks(model) == 1, "nothing was mended");
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+static bool slots_good(struct replicamodel *model) {
+    return model->member[0].store->bad.count == 0;
+}
+
+static bool slot_found(struct replicamodel *model) {
+    return model->member[0].store->bad.count > 0;
+}
+
+// A metadata slot goes bad while the chunk is in memory: it is written anew.
+static void a_bad_slot_is_written_anew(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model->options.scrub_rate = 64U << 20;
+    model_found(model);
+    load(model, 50);
+    model_write(model, 1, 3);
+    model_drain(model);
+    model_check_equal(model);
+    model_until(model, nothing_dirty, "checkpoints do not end");
+    flip(model, 0, 1, CG_CHUNK_SLOT_STRIDE * model_pick(model, 2) + 700);
+    require(model, cg_store_scrub(model->member[0].store, 1) == 0, "no scrub");
+    model_until(model, slot_found, "the scrub does not find it");
+    model_until(model, slots_good, "it is not written anew");
+    model_crash(model, 0, SIMDISK_DROP_ALL);
+    model_start(model, 0);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+static bool is_copied(struct replicamodel *model) {
+    return model_stats(&model->member[completed_at]).completed > 0;
+}
+
+// A block that is bad everywhere stays bad: where it is copied to, too. Nobody ever reads it wrong.
+static void what_is_bad_everywhere_stays_bad(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model_found(model);
+    load_until_recycled(model);
+    unsigned wiped = follower(model);
+    model_crash(model, wiped, SIMDISK_DROP_ALL);
+    model_write(model, 1, 3);
+    model_drain(model);
+    model->locked[1][3] = true; // nobody writes it, nor deletes the chunk
+    model_check_equal(model);
+    model_until(model, nothing_dirty, "checkpoints do not end");
+    for (unsigned at = 0; at < 3; at++) {
+        if (at != wiped) {
+            flip(model, at, 1, CG_CHUNK_DATA_OFFSET + 3 * CG_BLOCK_SIZE + 77);
+        }
+    }
+    model_wipe(model, wiped);
+    completed_at = wiped;
+    model_until(model, change_begun, "the learner is not added");
+    model_until(model, is_copied, "the state is not copied");
+    model_drain(model);
+    model_run(model, 20000);
+    for (unsigned at = 0; at < 3; at++) {
+        require(model, model_look(model, at, 1, 3) == STATUS(CRC_FAIL), "it is not bad");
+    }
+    model->locked[1][3] = false;
+    model_write(model, 1, 3);
+    model_drain(model);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
+// The receiver's disk is too small for a while.
+static void a_full_disk_is_waited_for(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model->disk_bytes = 24U << 20;
+    model_found(model);
+    load_until_recycled(model);
+    unsigned wiped = follower(model);
+    model_crash(model, wiped, SIMDISK_DROP_ALL);
+    model_wipe(model, wiped);
+    completed_at = wiped;
+    struct cg_disk *disk = simdisk_disk(model->member[wiped].sim);
+    int handle = disk->ops->open(disk, "others", O_RDWR | O_CREAT);
+    uint64_t free_bytes;
+    uint64_t total;
+    require(model, disk->ops->space(disk, &free_bytes, &total) == 0, "no space is told");
+    uint64_t left = 512U << 10;
+    require(model,
+            free_bytes > left && disk->ops->allocate(disk, handle, 0, free_bytes - left) == 0,
+            "it is not to be filled");
+    model_until(model, change_begun, "the learner is not added");
+    model_run(model, 100000);
+    require(model, model_stats(&model->member[wiped]).completed == 0, "there was room");
+    disk->ops->close(disk, handle);
+    require(model, disk->ops->unlink(disk, "others") == 0, "others stay");
+    model_until(model, is_learner_equal, "the learner is not promoted");
+    model_drain(model);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
 int main(int argc, char **argv) {
     static const struct {
         const char *name;
@@ -316,6 +462,10 @@ int main(int argc, char **argv) {
         {"flipped bits are found and mended", flipped_bits_are_found_and_mended, 2},
         {"a read of a bad block gets good data", a_read_of_a_bad_block_gets_good_data, 2},
         {"bad metadata is mended", bad_metadata_is_mended, 2},
+        {"a write into a bad block keeps the rest", a_write_into_a_bad_block_keeps_the_rest, 4},
+        {"a bad slot is written anew", a_bad_slot_is_written_anew, 4},
+        {"what is bad everywhere stays bad", what_is_bad_everywhere_stays_bad, 4},
+        {"a full disk is waited for", a_full_disk_is_waited_for, 4},
     };
     unsigned seeds = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 10;
     uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
