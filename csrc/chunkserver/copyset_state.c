@@ -147,6 +147,7 @@ void cg_copyset_copying(struct cg_copyset *copyset, void (*done)(void *user, int
     assert(copyset->paused && !copyset->incomplete);
     // A state that was installed before and is in no checkpoint yet ends here, too.
     copyset->copied_index = 0;
+    copyset->install.lsn = 0;
     copyset->install.state = NULL;
     copyset->install.done = done;
     copyset->install.user = user;
@@ -178,6 +179,7 @@ static int adopt(struct cg_copyset *copyset, const struct cg_copyset_state *stat
 static void log_installed(void *user, int status);
 
 static void install(struct cg_copyset *copyset) {
+    copyset->install.lsn = cg_wal_tail(copyset->store->wal);
     cg_copyset_log_installed(copyset->log, &copyset->install.state->log, log_installed, copyset);
 }
 
@@ -259,7 +261,8 @@ void cg_copyset_capture_incomplete(struct cg_copyset *copyset, struct cg_copyset
     *out = copyset->base;
     out->term = now.term;
     out->vote = now.vote;
-    out->replay_lsn = UINT64_MAX; // no entry counts
+    // No entry counts, but for those that follow an INSTALL record which is there already.
+    out->replay_lsn = copyset->install.lsn != 0 ? copyset->install.lsn : UINT64_MAX;
 }
 
 // ---- At a start

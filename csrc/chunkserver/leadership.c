@@ -14,6 +14,15 @@ enum cg_gate cg_leadership_gate(const struct cg_copyset *copyset) {
     return leader == 0 || leader == copyset->member.self ? CG_GATE_HOLD : CG_GATE_REDIRECT;
 }
 
+cg_status cg_leadership_status(const struct cg_copyset *copyset, cg_status status) {
+    if (status != STATUS(DISK_FAIL) || copyset->log == NULL) {
+        return status;
+    }
+    struct cg_copyset_log_status log;
+    cg_copyset_log_status(copyset->log, &log);
+    return log.config.count > 1 ? STATUS(REDIRECTED) : status;
+}
+
 static struct cg_op *first_op(const struct cg_copyset *copyset) {
     return cg_list_empty(&copyset->held) ? NULL
                                          : CG_CONTAINER_OF(copyset->held.next, struct cg_op, node);

@@ -104,8 +104,11 @@ static void answer_one(const struct cg_mutation *request, cg_status status, uint
                        uint32_t mismatch) {
     if (request->done != NULL) {
         struct cg_mutation_result result = {
-            .status = status, .index = index, .mismatch_offset = mismatch};
-        if (status == STATUS(REDIRECTED)) {
+            .status = cg_leadership_status(request->copyset, status),
+            .index = index,
+            .mismatch_offset = mismatch,
+        };
+        if (result.status == STATUS(REDIRECTED)) {
             result.leader = cg_copyset_leader(request->copyset);
         }
         request->done(request->user, &result);

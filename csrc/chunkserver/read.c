@@ -35,6 +35,9 @@ static void finish(struct cg_read *read, struct cg_read_result *result) {
     struct cg_store *store = read->store;
     result->index = cg_copyset_applied(read->query.copyset);
     result->sn = read->chunk != NULL ? read->chunk->sn : 0;
+    if (!read->query.local) {
+        result->status = cg_leadership_status(read->query.copyset, result->status);
+    }
     if (result->status == STATUS(REDIRECTED)) {
         result->leader = cg_copyset_leader(read->query.copyset);
     }

@@ -13,6 +13,7 @@
 // for at most CG_HOLD_NS; elsewhere, and for those whose leader stops leading, the answer is
 // REDIRECTED with the leader's member id if that is known. What was redirected may have been logged
 // and may still take effect: clients repeat it with the same number, which the window recognises.
+// That goes for a disk that has failed, too, unless it has the only replica: then it is DISK_FAIL.
 #ifndef CG_CHUNKSERVER_STORE_H
 #define CG_CHUNKSERVER_STORE_H
 

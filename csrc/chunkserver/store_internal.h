@@ -137,6 +137,7 @@ struct cg_copyset {
     struct {
         struct cg_file_op op;
         const struct cg_copyset_state *state; // NULL: the mark alone
+        uint64_t lsn; // from where the log on disk may have its INSTALL record; 0: it has none
         void (*done)(void *user, int status);
         void *user;
     } install;
@@ -508,6 +509,8 @@ enum cg_gate cg_leadership_gate(const struct cg_copyset *copyset);
 void cg_leadership_hold(struct cg_op *op);
 void cg_leadership_hold_read(struct cg_read *read);
 void cg_leadership_changed(struct cg_copyset *copyset);
+// What a client is told: this disk may have failed, those of the other members have not.
+cg_status cg_leadership_status(const struct cg_copyset *copyset, cg_status status);
 // Ends what is held.
 void cg_leadership_fail(struct cg_copyset *copyset, cg_status status);
 void cg_leadership_timer(struct cg_timer *timer);

@@ -99,9 +99,22 @@ static void transfer(struct trio *trio) {
     }
 }
 
+static void fail_disk(struct trio *trio, unsigned at) {
+    unsigned nth = (unsigned)trio_pick(trio, 20);
+    if (trio_pick(trio, 2) == 0) {
+        simdisk_fail_sync(trio->node[at].sim, nth, -EIO);
+    } else {
+        simdisk_fail_write(trio->node[at].sim, nth, -EIO, true);
+    }
+}
+
+static bool disk_failed(const struct trio *trio, unsigned at) {
+    return trio->node[at].up && cg_store_disk_error(trio->node[at].store) != 0;
+}
+
 static void fault(struct trio *trio) {
     unsigned at = (unsigned)trio_pick(trio, TRIO_NODES);
-    switch (trio_pick(trio, 12)) {
+    switch (trio_pick(trio, 15)) {
     case 0:
     case 1:
         if (trio->node[at].up && count_up(trio) > 1) {
@@ -128,6 +141,20 @@ static void fault(struct trio *trio) {
         transfer(trio);
         break;
     case 8:
+        trio_stop(trio, at, trio_pick(trio, 3 * CG_NS_PER_S));
+        break;
+    case 9:
+        if (trio_pick(trio, 3) == 0 && count_up(trio) == TRIO_NODES) {
+            fail_disk(trio, at);
+        }
+        break;
+    case 10:
+        // Whoever runs the store gives a disk that failed another chance.
+        if (disk_failed(trio, at)) {
+            end_node(trio, at);
+        }
+        break;
+    case 11:
         simdisk_delay_writes(trio->node[at].sim, (unsigned)trio_pick(trio, 200));
         break;
     default:
@@ -142,6 +169,17 @@ static void restart_due(struct trio *trio, bool all) {
     for (unsigned i = 0; i < TRIO_NODES; i++) {
         if (!trio->node[i].up && (all || trio->node[i].up_at_ns <= trio->now_ns)) {
             trio_start(trio, i);
+        }
+    }
+}
+
+// Faults that were planned and did not come are called off.
+static void mend_all(struct trio *trio) {
+    for (unsigned i = 0; i < TRIO_NODES; i++) {
+        simdisk_fail_sync(trio->node[i].sim, 0, 0);
+        simdisk_fail_write(trio->node[i].sim, 0, 0, false);
+        if (disk_failed(trio, i)) {
+            end_node(trio, i);
         }
     }
 }
@@ -182,6 +220,7 @@ static void run_seed(uint64_t seed) {
         restart_due(trio, false);
     }
     heal(trio);
+    mend_all(trio);
     restart_due(trio, true);
     trio_settle(trio);
     trio_compare(trio);

@@ -64,7 +64,8 @@ static void end(struct trio_copy *copy, bool ok) {
 static void marked(void *user, int status) {
     struct trio_copy *copy = user;
     if (status != 0) {
-        trio_fail(copy->trio, "a copyset cannot be marked as incomplete");
+        end(copy, false); // its disk has failed
+        return;
     }
     copy->stage = STAGE_CHUNK;
 }
@@ -105,24 +106,22 @@ static void installed(void *user, int status) {
 
 // ---- A chunk
 
-static void must(const struct trio_copy *copy, bool good) {
-    if (!good) {
-        trio_fail(copy->trio, "a chunk cannot be copied");
-    }
-}
-
-static void put_file(const struct trio_copy *copy, const char *path, const uint8_t *data) {
+// False if the disk fails.
+static bool put_file(const struct trio_copy *copy, const char *path, const uint8_t *data) {
     struct cg_disk *disk = simdisk_disk(copy->trio->node[copy->to].sim);
     int handle = disk->ops->open(disk, path, O_RDWR | O_CREAT);
-    must(copy, handle >= 0);
-    must(copy, disk->ops->write(disk, handle, data, FILE_SIZE, 0) == FILE_SIZE);
-    must(copy, disk->ops->sync(disk, handle) == 0);
+    if (handle < 0) {
+        trio_fail(copy->trio, "a chunk cannot be copied");
+    }
+    bool good = disk->ops->write(disk, handle, data, FILE_SIZE, 0) == FILE_SIZE &&
+                disk->ops->sync(disk, handle) == 0;
     disk->ops->close(disk, handle);
+    return good;
 }
 
 // The chunk as it stands in the leader's memory while it answers: what was read and what is known
 // of it belong together.
-static void write_chunk(const struct trio_copy *copy, const uint8_t *data) {
+static bool write_chunk(const struct trio_copy *copy, const uint8_t *data) {
     const struct cg_chunk *chunk = cg_chunk_find(source(copy), copy->chunk + 1);
     static uint8_t file[FILE_SIZE];
     memset(file, 0, sizeof(file));
@@ -139,7 +138,7 @@ static void write_chunk(const struct trio_copy *copy, const uint8_t *data) {
     memcpy(file + CG_CHUNK_DATA_OFFSET, data, TRIO_CHUNK_SIZE);
     char path[CG_CHUNK_PATH_MAX];
     cg_chunk_path(target(copy), chunk->id, path);
-    put_file(copy, path, file);
+    return put_file(copy, path, file);
 }
 
 struct reading {
@@ -159,14 +158,19 @@ static void chunk_read(void *user, const struct cg_read_result *result) {
     }
     copy->stage = STAGE_CHUNK;
     if (result->status == STATUS(SUCCESS)) {
-        write_chunk(copy, result->data);
-        copy->chunk++;
+        if (write_chunk(copy, result->data)) {
+            copy->chunk++;
+        } else {
+            end(copy, false);
+        }
     } else if (result->status == STATUS(CHUNK_NOTEXIST)) {
         struct cg_disk *disk = simdisk_disk(copy->trio->node[copy->to].sim);
         char path[CG_CHUNK_PATH_MAX];
         cg_chunk_path(target(copy), copy->chunk + 1, path);
         (void)disk->ops->unlink(disk, path); // it may not be there
         copy->chunk++;
+    } else if (result->status == STATUS(DISK_FAIL)) {
+        end(copy, false);
     } else if (result->status != STATUS(OVERLOAD)) {
         trio_fail(copy->trio, "a chunk cannot be read to be copied");
     }
@@ -177,7 +181,10 @@ static void next_chunk(struct trio_copy *copy) {
         char folder[CG_CHUNK_PATH_MAX];
         cg_copyset_folder(target(copy), folder);
         struct cg_disk *disk = simdisk_disk(copy->trio->node[copy->to].sim);
-        must(copy, disk->ops->sync_directory(disk, folder) == 0);
+        if (disk->ops->sync_directory(disk, folder) != 0) {
+            end(copy, false);
+            return;
+        }
         copy->stage = STAGE_INSTALL;
         cg_copyset_install(target(copy), &copy->state, installed, copy);
         return;

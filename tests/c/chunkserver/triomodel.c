@@ -154,7 +154,7 @@ static void deliver(struct trio *trio, struct sent *sent) {
 static void deliver_due(struct trio *trio) {
     CG_LIST_FOREACH_SAFE (node, following, &trio->network) {
         struct sent *sent = CG_CONTAINER_OF(node, struct sent, node);
-        if (sent->due_ns <= trio->now_ns) {
+        if (sent->due_ns <= trio->now_ns && trio->node[sent->to].stands_until_ns == 0) {
             cg_list_remove(node);
             deliver(trio, sent);
             free_sent(sent);
@@ -225,6 +225,8 @@ static void forget(struct trio *trio, unsigned at) {
     trio->counts.deaths++;
     node->up = false;
     node->store = NULL;
+    node->stands_until_ns = 0;
+    node->missed_ns = 0;
     trio_copy_forget(trio, at);
 }
 
@@ -412,7 +414,6 @@ static void answered(void *user, const struct cg_mutation_result *result) {
         try_again(trio, op, result->leader, CG_NS_PER_MS);
         return;
     case STATUS(OVERLOAD):
-    case STATUS(DISK_FAIL):
         try_again(trio, op, 0, 5 * CG_NS_PER_MS);
         return;
     case STATUS(MISCOMPARE):
@@ -452,7 +453,7 @@ static struct cg_buffer *place(struct trio_node *node, const struct trio_op *op,
 
 static void send_to(struct trio *trio, struct trio_op *op, unsigned at) {
     struct trio_node *node = &trio->node[at];
-    if (!node->up) {
+    if (!node->up || node->stands_until_ns != 0) {
         return;
     }
     struct cg_mutation m = op->mutation;
@@ -594,7 +595,6 @@ static void repeated(void *user, const struct cg_mutation_result *result) {
     case STATUS(SETTLED):
     case STATUS(OVERLOAD):
     case STATUS(REDIRECTED):
-    case STATUS(DISK_FAIL):
     case STATUS(EPOCH_TOO_OLD):
         break;
     default:
@@ -611,7 +611,7 @@ void trio_repeat(struct trio *trio) {
     }
     unsigned known = trio->history_count < TRIO_HISTORY ? trio->history_count : TRIO_HISTORY;
     struct trio_node *node = &trio->node[at];
-    if (known == 0 || !node->up) {
+    if (known == 0 || !node->up || node->stands_until_ns != 0) {
         return;
     }
     const struct trio_op *old = &trio->history[trio_pick(trio, known)];
@@ -638,8 +638,8 @@ static void read_answered(void *user, const struct cg_read_result *result) {
     struct reading *reading = user;
     struct trio *trio = reading->trio;
     const struct trio_chunk *chunk = &trio->chunk[reading->copyset][reading->chunk];
-    if (result->status == STATUS(CRC_FAIL)) {
-        trio_fail(trio, "good data fails its checksum");
+    if (result->status == STATUS(CRC_FAIL) || result->status == STATUS(DISK_FAIL)) {
+        trio_fail(trio, "a read failed though others have the data");
     }
     bool answer = result->status == STATUS(SUCCESS) || result->status == STATUS(CHUNK_NOTEXIST);
     if (reading->exact && chunk->version == reading->version && answer) {
@@ -657,14 +657,19 @@ static void read_answered(void *user, const struct cg_read_result *result) {
 
 void trio_read(struct trio *trio) {
     uint32_t copyset = (uint32_t)trio_pick(trio, TRIO_COPYSETS);
-    uint32_t chunk = (uint32_t)trio_pick(trio, TRIO_CHUNKS);
-    struct trio_node *node = trio_leader(trio, copyset);
+    const struct trio_node *node = trio_leader(trio, copyset);
     if (node == NULL || trio_pick(trio, 2) == 0) {
         node = &trio->node[trio_pick(trio, TRIO_NODES)];
     }
-    if (!node->up) {
+    trio_read_at(trio, node->at, copyset);
+}
+
+void trio_read_at(struct trio *trio, unsigned at, uint32_t copyset) {
+    struct trio_node *node = &trio->node[at];
+    if (!node->up || node->stands_until_ns != 0) {
         return;
     }
+    uint32_t chunk = (uint32_t)trio_pick(trio, TRIO_CHUNKS);
     struct cg_mutation range = {0};
     choose_range(trio, &range);
     struct reading *reading = malloc(sizeof(*reading));
@@ -696,7 +701,9 @@ static uint64_t next_due(const struct trio *trio) {
     uint64_t due = UINT64_MAX;
     CG_LIST_FOREACH (node, &trio->network) {
         const struct sent *sent = CG_CONTAINER_OF(node, struct sent, node);
-        due = sent->due_ns < due ? sent->due_ns : due;
+        if (sent->due_ns < due && trio->node[sent->to].stands_until_ns == 0) {
+            due = sent->due_ns;
+        }
     }
     return due;
 }
@@ -704,16 +711,42 @@ static uint64_t next_due(const struct trio *trio) {
 static void advance(struct trio *trio, uint64_t ns) {
     trio->now_ns += ns;
     for (unsigned i = 0; i < TRIO_NODES; i++) {
-        if (trio->node[i].up) {
-            simreactor_advance(trio->node[i].reactor, ns);
+        struct trio_node *node = &trio->node[i];
+        if (node->stands_until_ns != 0) {
+            node->missed_ns += ns;
+        } else if (node->up) {
+            simreactor_advance(node->reactor, ns);
         }
+    }
+}
+
+void trio_stop(struct trio *trio, unsigned at, uint64_t ns) {
+    if (trio->node[at].up) {
+        trio->node[at].stands_until_ns = trio->now_ns + ns;
+    }
+}
+
+static void go_on(struct trio *trio) {
+    for (unsigned i = 0; i < TRIO_NODES; i++) {
+        struct trio_node *node = &trio->node[i];
+        if (node->stands_until_ns == 0 || node->stands_until_ns > trio->now_ns) {
+            continue;
+        }
+        uint64_t missed = node->missed_ns;
+        node->stands_until_ns = 0;
+        node->missed_ns = 0;
+        for (uint32_t copyset = 0; copyset < TRIO_COPYSETS; copyset++) {
+            trio_read_at(trio, i, copyset);
+        }
+        simreactor_advance(node->reactor, missed);
     }
 }
 
 void trio_step(struct trio *trio) {
     struct trio_node *node = &trio->node[trio_pick(trio, TRIO_NODES)];
     bool busy = false;
-    if (node->up) {
+    go_on(trio);
+    if (node->up && node->stands_until_ns == 0) {
         busy = simdisk_step(node->sim);
         simreactor_iterate(node->reactor);
     }

@@ -30,6 +30,8 @@ struct trio_node {
     bool up;
     uint64_t life; // counts starts
     uint64_t up_at_ns;
+    uint64_t stands_until_ns; // the process is stopped: nothing happens in it, clocks go on
+    uint64_t missed_ns;
     struct simdisk *sim;
     struct cg_reactor *reactor;
     struct cg_buffer_pool *pool;
@@ -94,12 +96,16 @@ void trio_start(struct trio *trio, unsigned at);
 void trio_crash(struct trio *trio, unsigned at, enum simdisk_crash mode);
 void trio_kill(struct trio *trio, unsigned at);
 
+// It stands still for a while; then the first that it does is to read, by what it knew before.
+void trio_stop(struct trio *trio, unsigned at, uint64_t ns);
+
 // One thing happens: a message, an operation of a disk, time.
 void trio_step(struct trio *trio);
 
 // The client's.
 void trio_mutate(struct trio *trio);
 void trio_read(struct trio *trio);
+void trio_read_at(struct trio *trio, unsigned at, uint32_t copyset);
 void trio_repeat(struct trio *trio);
 
 // The node that leads the copyset, or NULL.
