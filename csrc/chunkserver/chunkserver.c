@@ -265,6 +265,8 @@ static int open_service(struct cg_chunkserver *server) {
         .pool = server->pool,
         .health = cg_service_health,
         .health_context = &server->service,
+        .metrics = cg_chunkserver_metrics,
+        .metrics_context = server,
     };
     int result = cg_server_create(server->reactor, &options, &server->server);
     if (result != 0) {

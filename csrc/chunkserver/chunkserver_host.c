@@ -129,14 +129,13 @@ static uint32_t count_leaders(struct cg_store *store) {
     return leaders;
 }
 
-static void collect_stats(struct cg_host_call *call) {
-    struct cg_chunkserver *server = call->server;
+void cg_collect_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out) {
     struct cg_store_stats store;
     struct cg_server_stats rpc;
     cg_store_stats(server->store, &store);
     cg_server_stats(server->server, &rpc);
     const struct cg_service_stats *service = &server->service.stats;
-    *call->stats = (struct cg_chunkserver_stats){
+    *out = (struct cg_chunkserver_stats){
         .reads = service->reads,
         .writes = service->writes,
         .others = service->others,
@@ -159,8 +158,12 @@ static void collect_stats(struct cg_host_call *call) {
         .scrub = store.scrub,
         .log = store.log,
     };
-    cg_peers_stats(server->peers, &call->stats->peers);
-    cg_catchup_stats(server->catchup, &call->stats->copy);
+    cg_peers_stats(server->peers, &out->peers);
+    cg_catchup_stats(server->catchup, &out->copy);
+}
+
+static void collect_stats(struct cg_host_call *call) {
+    cg_collect_stats(call->server, call->stats);
     cg_host_finish(call);
 }
 

@@ -81,6 +81,14 @@ int cg_host_call(struct cg_chunkserver *server, struct cg_host_call *call);
 // The call is done: on the reactor's thread, in call->run or later.
 void cg_host_finish(struct cg_host_call *call);
 
+// The counters now, on the reactor's thread.
+void cg_collect_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out);
+
+// ---- GET /metrics (chunkserver_metrics.c)
+
+// For cg_server_options.metrics; the context is the chunkserver.
+char *cg_chunkserver_metrics(void *context);
+
 // ---- Leadership (chunkserver_replicas.c)
 
 // Asks another member to lead, for each copyset that this server leads and where somebody can.

@@ -2,7 +2,8 @@
 //
 // The server's side: accepts connections, parses requests, receives attachments straight into the
 // buffer that the method chooses, and sends replies in whatever order they are ready, several per
-// system call. It also answers HTTP GET /health on the same port, which libcurve probes.
+// system call. It also answers HTTP GET /health on the same port, which libcurve probes, and GET
+// /metrics.
 //
 // Bounds: connections, requests in flight per connection (reading pauses), bytes waiting to be sent
 // per connection (reading pauses until the peer reads), frame sizes. A frame that does not parse
@@ -78,9 +79,13 @@ struct cg_server_options {
     unsigned connections_max;    // 0: 1024
     unsigned inflight_max;       // per connection; 0: 512
     uint32_t send_queue_max;     // bytes per connection; 0: 32 MiB
-    // Answers GET /health: a text for 200, or NULL for 503. May be NULL: always "OK".
+    // Answers GET /health: a line for 200, or NULL for 503. May be NULL: always "OK\n".
     const char *(*health)(void *context);
     void *health_context;
+    // Answers GET /metrics: an allocated text, which the server frees, or NULL for 503. May be
+    // NULL: there are none.
+    char *(*metrics)(void *context);
+    void *metrics_context;
 };
 
 int cg_server_create(struct cg_reactor *reactor, const struct cg_server_options *options,

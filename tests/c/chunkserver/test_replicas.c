@@ -446,6 +446,48 @@ static void an_epoch_counts_on_all_three(void **state) {
                                                        &request, data, sizeof(data), &f->reply));
 }
 
+// The value of the first metric that begins like this, at a server; -1: there is none.
+static int64_t metric(struct fixture *f, unsigned i, const char *begin) {
+    static const char request[] = "GET /metrics HTTP/1.1\r\n\r\n";
+    static char text[1 << 16];
+    int fd = wire_connect(f->node[i].address);
+    wire_send(fd, request, sizeof(request) - 1);
+    size_t length = wire_receive(fd, text, sizeof(text) - 1);
+    text[length] = '\0';
+    close(fd);
+    assert_memory_equal("HTTP/1.1 200 OK", text, 15);
+    const char *found = strstr(text, begin);
+    return found != NULL ? strtoll(strchr(found, ' '), NULL, 10) : -1;
+}
+
+static void metrics_tell_of_disks_copysets_and_members(void **state) {
+    struct fixture *f = *state;
+    for (uint32_t i = 0; i < 10; i++) {
+        write_block(f, 1, i, i);
+    }
+    await_equal(f);
+    unsigned lead = leader(f);
+    unsigned other = (lead + 1) % 3;
+    struct cg_copyset_log_status status;
+    assert_true(look(f, lead, &status));
+    assert_int_equal(10, metric(f, lead, "\ncopygate_chunkserver_writes_total "));
+    assert_int_equal(1, metric(f, lead, "\ncopygate_chunkserver_leaders "));
+    assert_int_equal(0, metric(f, other, "\ncopygate_chunkserver_leaders "));
+    assert_true(metric(f, lead, "\ncopygate_chunkserver_raft_messages_sent_total ") >= 10);
+    assert_true(metric(f, other, "\ncopygate_chunkserver_raft_messages_received_total ") >= 10);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(
+            status.last_index,
+            metric(f, i,
+                   "\ncopygate_chunkserver_copyset_applied_index{pool=\"1\",copyset=\"11\"} "));
+        assert_int_equal(
+            i == lead ? 3 : 0,
+            metric(f, i, "\ncopygate_chunkserver_copyset_role{pool=\"1\",copyset=\"11\"} "));
+    }
+    assert_int_equal(0, metric(f, lead, "\ncopygate_chunkserver_copyset_member_lag{"));
+    assert_int_equal(-1, metric(f, other, "\ncopygate_chunkserver_copyset_member_lag{"));
+}
+
 static void members_change(void **state) {
     struct fixture *f = *state;
     struct cg_copyset_log_status status;
@@ -714,6 +756,7 @@ int main(void) {
         WITH(the_hash_is_of_each_replicas_own),
         WITH(without_a_majority_requests_are_sent_away),
         WITH(an_epoch_counts_on_all_three),
+        WITH(metrics_tell_of_disks_copysets_and_members),
         WITH(members_change),
         WITH(a_blank_one_copies_what_the_log_does_not_have),
         WITH(one_that_was_away_for_long_copies),

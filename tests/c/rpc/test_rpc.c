@@ -922,7 +922,7 @@ static void ask_http(struct fixture *f, const char *request, const char *status,
     idle(f, CG_NS_PER_MS);
     size_t length = strlen(request) - 2;
     assert_int_equal(send(fd, request + 2, length, 0), length);
-    char reply[1024] = "";
+    static char reply[9 * MIB];
     size_t have = 0;
     for (uint64_t end = cg_now_ns() + 5 * CG_NS_PER_S;;) {
         assert_true(cg_now_ns() < end);
@@ -938,6 +938,38 @@ static void ask_http(struct fixture *f, const char *request, const char *status,
     assert_memory_equal(reply, status, strlen(status));
     assert_true(have >= strlen(body));
     assert_string_equal(reply + have - strlen(body), body);
+}
+
+static char *some_metrics(void *context) {
+    // More than a socket takes at once.
+    size_t length = 8 * MIB;
+    char *text = malloc(length + 1);
+    memset(text, 'm', length);
+    text[length - 1] = '\n';
+    text[length] = '\0';
+    (*(unsigned *)context)++;
+    return text;
+}
+
+static char *no_metrics(void *context) {
+    (void)context;
+    return NULL;
+}
+
+static void metrics_are_answered_over_http(void **state) {
+    struct fixture *f = *state;
+    unsigned asked = 0;
+    struct cg_server_options options = {.metrics = some_metrics, .metrics_context = &asked};
+    restart_server(f, &options);
+    ask_http(f, "GET /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n", "mmmmmmmm\n");
+    assert_int_equal(asked, 1);
+    ask_http(f, "HEAD /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK\r\n", "close\r\n\r\n");
+    ask_http(f, "GET /metricsandmore HTTP/1.1\r\n\r\n", "HTTP/1.1 404 ", "/metrics are here\n");
+    assert_int_equal(asked, 2);
+    options.metrics = no_metrics;
+    restart_server(f, &options);
+    ask_http(f, "GET /metrics?x=1 HTTP/1.1\r\n\r\n", "HTTP/1.1 503 ", "not now\n");
+    assert_working(f);
 }
 
 static void health_is_answered_over_http(void **state) {
@@ -1153,6 +1185,7 @@ static int run_suite(const char *name) {
         WITH(nonsense_closes_the_connection_and_only_it),
         WITH(a_request_that_ends_in_the_middle_leaves_nothing),
         WITH(health_is_answered_over_http),
+        WITH(metrics_are_answered_over_http),
         WITH(a_reply_that_makes_no_sense_ends_the_call),
         WITH(a_half_received_reply_can_be_taken_back),
         WITH(a_reader_that_stops_makes_half_sent_requests_time_out),
