@@ -422,6 +422,10 @@ int cg_copyset_log_change(struct cg_copyset_log *log, enum cg_raft_change kind, 
     return result;
 }
 
+bool cg_copyset_log_transferring(const struct cg_copyset_log *log) {
+    return log->status.transferee != 0;
+}
+
 int cg_copyset_log_transfer(struct cg_copyset_log *log, uint64_t member) {
     int result = refusal(log);
     if (result != 0) {

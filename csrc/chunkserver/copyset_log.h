@@ -150,6 +150,9 @@ int cg_copyset_log_change(struct cg_copyset_log *log, enum cg_raft_change kind, 
 // Hands leadership to `member`, as cg_raft_transfer: -EPERM, -EINVAL, -EAGAIN, -EIO.
 int cg_copyset_log_transfer(struct cg_copyset_log *log, uint64_t member);
 
+// Leader: that is under way, and proposals are refused.
+bool cg_copyset_log_transferring(const struct cg_copyset_log *log);
+
 struct cg_copyset_log_peer_status {
     uint64_t id;
     struct cg_raft_progress progress;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Who may mutate and read: the leader, once it is ready. While there is none, which takes an
-// election at most, requests are held here, so that their clients need not ask around; a new leader
-// goes on with them, a follower redirects them.
+// election at most, and while one hands over, requests are held here, so that their clients need
+// not ask around; a new leader goes on with them, a follower redirects them.
 #include "base/clock.h"
 #include "chunkserver/store_internal.h"
 
 enum cg_gate cg_leadership_gate(const struct cg_copyset *copyset) {
     if (copyset->term_led != 0) {
-        return CG_GATE_OPEN;
+        // It takes nothing new while it hands over, which is a matter of milliseconds; then it
+        // knows whom to redirect to.
+        return cg_copyset_log_transferring(copyset->log) ? CG_GATE_HOLD : CG_GATE_OPEN;
     }
     uint64_t leader = cg_copyset_leader(copyset);
     return leader == 0 || leader == copyset->member.self ? CG_GATE_HOLD : CG_GATE_REDIRECT;

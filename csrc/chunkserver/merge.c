@@ -128,10 +128,13 @@ static int log_entry(struct cg_op *op) {
     return 0;
 }
 
-static cg_status status_of(int error) {
+static cg_status status_of(const struct cg_op *op, int error) {
     switch (error) {
     case -EPERM:
         return STATUS(REDIRECTED);
+    case -EAGAIN:
+        return cg_copyset_log_transferring(op->request.copyset->log) ? STATUS(REDIRECTED)
+                                                                     : STATUS(OVERLOAD);
     case -EIO:
         return STATUS(DISK_FAIL);
     default:
@@ -165,7 +168,7 @@ static void propose(struct cg_op *op) {
         }
         op->logged = 0;
         op->claimed = 0;
-        status = status_of(result);
+        status = status_of(op, result);
     }
     cg_op_end(op, status, 0);
 }

@@ -381,6 +381,28 @@ static void who_does_not_lead_says_who_does(void **state) {
     }
 }
 
+// It is held until the new leader is known, which is sooner than a client could find it out.
+static void a_request_during_a_hand_over_is_redirected_to_the_new_leader(void **state) {
+    struct fixture *f = *state;
+    uint8_t data[4096] = {0};
+    curve_chunkserver_ChunkRequest write = request_of(TYPE(WRITE), 1, 0, sizeof(data));
+    write.has_sn = true;
+    write.sn = 1;
+    for (unsigned round = 0; round < 6; round++) {
+        write_block(f, 1, 0, round);
+        await_equal(f);
+        unsigned from = leader(f);
+        unsigned to = (from + 1 + round % 2) % 3;
+        char address[160];
+        snprintf(address, sizeof(address), "%s:0", f->node[to].address);
+        assert_int_equal(
+            0, cg_chunkserver_transfer(f->node[from].server, POOL, COPYSET, f->node[to].id));
+        assert_int_equal(STATUS(REDIRECTED), wire_chunk(f->node[from].fd, "WriteChunk", &write,
+                                                        data, sizeof(data), &f->reply));
+        assert_string_equal(address, f->reply.chunk.redirect);
+    }
+}
+
 static void the_hash_is_of_each_replicas_own(void **state) {
     struct fixture *f = *state;
     char first[32] = "";
@@ -753,6 +775,7 @@ int main(void) {
         WITH(one_of_three_may_be_away_and_comes_back),
         WITH(all_of_them_restart),
         WITH(who_does_not_lead_says_who_does),
+        WITH(a_request_during_a_hand_over_is_redirected_to_the_new_leader),
         WITH(the_hash_is_of_each_replicas_own),
         WITH(without_a_majority_requests_are_sent_away),
         WITH(an_epoch_counts_on_all_three),
