@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from gateway.chunkserver import replicas, reports
 from gateway.errors import (
     CopygateError,
+    ExistsError,
     InvalidArgumentError,
     NotFoundError,
     UnavailableError,
@@ -45,6 +46,9 @@ RECLAIM_PARALLEL = 4
 RECLAIM_BATCH = 256
 # An election concerns many copysets: what changes within this time goes into one report.
 REPORT_GAP_S = 0.05
+# An address or a disk is free for us some heartbeats after another one was silent: for so long a
+# chunkserver that was wiped and started again meets itself.
+TAKEN_S = 8.0
 SCRUB_RATE = 16 << 20
 SCRUB_PERIOD_S = 7 * 86400
 
@@ -195,7 +199,7 @@ class Host:
         )
         if self._settings.zone:
             request.zone = self._settings.zone
-        response = await self._persist(lambda: self._mds.register_chunkserver(request))
+        response = await self._persist(lambda: self._mds.register_chunkserver(request), TAKEN_S)
         self._id = response.chunkserver_id
         self._interval_s = response.heartbeat_interval_ms / 1000
         self._assignment_revision = None
@@ -212,16 +216,20 @@ class Host:
         if self._chores is not None:
             await self._chores
 
-    async def _persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Calls the MDS until it answers; what it refuses is raised."""
+    async def _persist(self, call: Callable[[], Awaitable[_T]], patience_s: float = 0) -> _T:
+        """Calls the MDS until it answers; what it refuses is raised, but for what another one has:
+        that only after ``patience_s``."""
         pause = RETRY_FIRST_S
         told = False
+        began = time.monotonic()
         while True:
             try:
                 return await call()
-            except UnavailableError as error:
+            except (ExistsError, UnavailableError) as error:
+                if isinstance(error, ExistsError) and time.monotonic() - began > patience_s:
+                    raise
                 if not told:
-                    log.warning("%s: trying until it answers", error)
+                    log.warning("%s: trying again", error)
                     told = True
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - only spreads
             pause = min(pause * 2, RETRY_MAX_S)

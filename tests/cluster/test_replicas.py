@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,7 +236,6 @@ def test_a_wiped_chunkserver_comes_back_as_another_and_takes_its_old_place(
     shutil.rmtree(stack.data_folders[0])
     writer.stats.longest = 0.0
     _goes_on(writer)
-    time.sleep(3.5)  # the MDS gives the address to another disk only when the old one is silent
     first.start()
 
     def registered() -> bool:

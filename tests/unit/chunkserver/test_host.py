@@ -324,7 +324,10 @@ async def test_no_mds_within_the_time_is_an_error(tmp_path: Path) -> None:
     await host.stop()
 
 
-async def test_what_the_mds_refuses_ends_the_start(mds: MdsServer, tmp_path: Path) -> None:
+async def test_what_the_mds_refuses_ends_the_start(
+    mds: MdsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.chunkserver.host.TAKEN_S", 0.2)
     first = host_of(mds, Engine(), tmp_path)
     await first.start(timeout_s=5)
     second = host_of(mds, Engine(), tmp_path / "other")  # the same address, another disk
@@ -332,6 +335,18 @@ async def test_what_the_mds_refuses_ends_the_start(mds: MdsServer, tmp_path: Pat
         await second.start(timeout_s=5)
     await second.stop()
     await first.stop()
+
+
+async def test_a_wiped_chunkserver_waits_until_its_old_self_is_gone(
+    mds: MdsServer, tmp_path: Path
+) -> None:
+    first = host_of(mds, Engine(), tmp_path)
+    await first.start(timeout_s=5)
+    await first.stop()
+    second = host_of(mds, Engine(), tmp_path)  # the same address, another disk
+    await second.start(timeout_s=10)
+    assert second.id != first.id
+    await second.stop()
 
 
 async def test_a_unix_address_cannot_join_a_cluster(mds: MdsServer, tmp_path: Path) -> None:
