@@ -479,6 +479,9 @@ bool simdisk_step(struct simdisk *sim) {
         node = node->next;
     }
     struct cg_file_op *op = CG_CONTAINER_OF(node, struct cg_file_op, node);
+    if (sim->hold_reads && op->opcode == CG_FILE_READ) {
+        return true;
+    }
     if (sim->delay != 0) {
         sim->delay--;
         if (simdisk_is_write(op)) {

@@ -73,6 +73,9 @@ void simdisk_power_off(struct simdisk *sim, unsigned nth);
 // The next `count` steps complete nothing that is a write: a slow disk.
 void simdisk_delay_writes(struct simdisk *sim, unsigned count);
 
+// Asynchronous reads complete no more, until that is taken back.
+void simdisk_hold_reads(struct simdisk *sim, bool hold);
+
 // Inverts one bit on the medium and in what readers see. Returns 0 or -ENOENT, -EINVAL.
 int simdisk_flip(struct simdisk *sim, const char *path, uint64_t offset, unsigned bit);
 

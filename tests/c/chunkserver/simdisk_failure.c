@@ -12,6 +12,7 @@ void simdisk_forget_process(struct simdisk *sim) {
     cg_list_init(&sim->effected);
     sim->effected_count = 0;
     sim->delay = 0;
+    sim->hold_reads = false;
     sim->write_error = 0;
     sim->sync_error = 0;
     sim->off_armed = false;
@@ -113,6 +114,10 @@ void simdisk_fail_sync(struct simdisk *sim, unsigned nth, int error) {
 void simdisk_power_off(struct simdisk *sim, unsigned nth) {
     sim->off_armed = true;
     sim->off_in = nth;
+}
+
+void simdisk_hold_reads(struct simdisk *sim, bool hold) {
+    sim->hold_reads = hold;
 }
 
 void simdisk_delay_writes(struct simdisk *sim, unsigned count) {

@@ -75,6 +75,7 @@ struct simdisk {
     unsigned write_error_in, sync_error_in;
     bool write_error_sticky;
     unsigned delay;
+    bool hold_reads;
     bool off_armed, off; // simdisk_power_off
     unsigned off_in;
 };

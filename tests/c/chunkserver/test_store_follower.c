@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// One store, member 1 of a group whose other members, 2 and 3, are the test: it says what is
+// committed and who leads, and sees what a store does in between.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "chunkserver/store_internal.h"
+#include "simreactor.h"
+
+#define CHUNK       (128U << 10)
+#define GROUP       (UINT64_C(1) << 32 | 1)
+#define ENTRIES_MAX 16U
+#define VOLUME      7U
+
+// The reactor's part that only real sockets need.
+int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
+void cg_reactor_unwatch(struct cg_watch *watch);
+
+int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
+    (void)reactor;
+    (void)watch;
+    return -ENOSYS;
+}
+
+void cg_reactor_unwatch(struct cg_watch *watch) {
+    (void)watch;
+}
+
+struct answer {
+    bool here;
+    cg_status status;
+    uint64_t leader;
+};
+
+struct fixture {
+    struct simdisk *sim;
+    struct cg_reactor *reactor;
+    struct cg_buffer_pool *pool;
+    struct cg_store *store;
+    uint64_t now_ns;
+    bool vote;       // 2 and 3 vote for the store
+    bool follow;     // 2 and 3 acknowledge what it sends
+    uint64_t logged; // the highest index that it sent
+    uint64_t last;   // the log as the test knows it
+    uint64_t last_term;
+    unsigned epochs; // raised
+    uint8_t data[CHUNK];
+};
+
+// ---- The others
+
+static struct cg_raft_message reply_to(const struct cg_raft_message *message,
+                                       enum cg_raft_message_type type) {
+    return (struct cg_raft_message){
+        .type = type, .from = message->to, .to = 1, .term = message->term};
+}
+
+struct reply {
+    struct cg_list node;
+    struct cg_raft_message message;
+};
+
+static struct cg_list replies; // they come after the store has said what it had to say
+
+static void queue_reply(const struct cg_raft_message *message) {
+    struct reply *reply = malloc(sizeof(*reply));
+    reply->message = *message;
+    cg_list_init(&reply->node);
+    cg_list_push_back(&replies, &reply->node);
+}
+
+static void heard(void *context, uint64_t group, const struct cg_raft_message *message,
+                  struct cg_log_entry *const *entries) {
+    struct fixture *f = context;
+    (void)entries;
+    assert_int_equal(GROUP, group);
+    struct cg_raft_message reply;
+    switch (message->type) {
+    case CG_RAFT_VOTE:
+        reply = reply_to(message, CG_RAFT_VOTE_REPLY);
+        reply.pre_vote = message->pre_vote;
+        reply.granted = true;
+        if (f->vote) {
+            queue_reply(&reply);
+        }
+        break;
+    case CG_RAFT_APPEND:
+        reply = reply_to(message, CG_RAFT_APPEND_REPLY);
+        reply.match = message->prev_index + message->count;
+        f->logged = reply.match > f->logged ? reply.match : f->logged;
+        if (f->follow) {
+            f->last = reply.match > f->last ? reply.match : f->last;
+            f->last_term = message->term;
+            queue_reply(&reply);
+        }
+        break;
+    case CG_RAFT_HEARTBEAT:
+        reply = reply_to(message, CG_RAFT_HEARTBEAT_REPLY);
+        reply.round = message->round;
+        reply.sent_ns = message->sent_ns;
+        reply.match = f->last;
+        reply.received = f->last;
+        if (f->follow) {
+            queue_reply(&reply);
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+static uint64_t now_of(void *context) {
+    const struct fixture *f = context;
+    return f->now_ns;
+}
+
+static void epoch_raised(void *context, struct cg_copyset *copyset, uint64_t file_id) {
+    struct fixture *f = context;
+    (void)copyset;
+    assert_int_equal(VOLUME, file_id);
+    f->epochs++;
+}
+
+// ---- Life
+
+static void begin(struct fixture *f, uint64_t seed, uint32_t chunks_max) {
+    char error[256] = "";
+    struct simdisk_options disk = {.seed = seed};
+    memset(f, 0, sizeof(*f));
+    cg_list_init(&replies);
+    f->now_ns = CG_NS_PER_S;
+    f->sim = simdisk_create(&disk);
+    f->reactor = simreactor_create(f->sim);
+    assert_int_equal(0, cg_buffer_pool_create(16U << 20, &f->pool));
+    struct cg_store_options options = {
+        .chunk_size = CHUNK,
+        .chunks_max = chunks_max,
+        .wal_bytes = 8U << 20,
+        .wal_segment_bytes = 2U << 20,
+        .checkpoint_interval_ns = 1000 * CG_NS_PER_S,
+        .send = heard,
+        .send_context = f,
+        .now = now_of,
+        .now_context = f,
+        .events = {.epoch_raised = epoch_raised, .context = f},
+    };
+    assert_int_equal(0, cg_store_open(simdisk_disk(f->sim), f->reactor, f->pool, &options,
+                                      &f->store, error, sizeof(error)));
+    uint64_t founders[] = {1, 2, 3};
+    struct cg_copyset_spec spec = {
+        .pool = 1, .copyset = 1, .self = 1, .founders = founders, .founder_count = 3};
+    assert_int_equal(0, cg_store_add_copyset(f->store, &spec));
+}
+
+static struct cg_copyset *copyset(struct fixture *f) {
+    return cg_store_copyset(f->store, 1, 1);
+}
+
+static void advance(struct fixture *f, uint64_t ns) {
+    f->now_ns += ns;
+    simreactor_advance(f->reactor, ns);
+}
+
+static void turn(struct fixture *f) {
+    simreactor_iterate(f->reactor);
+    struct cg_list *node = cg_list_pop_front(&replies);
+    if (node != NULL) {
+        struct reply *reply = CG_CONTAINER_OF(node, struct reply, node);
+        cg_store_receive(f->store, GROUP, &reply->message, NULL);
+        free(reply);
+    } else if (!simdisk_step(f->sim)) {
+        advance(f, CG_NS_PER_MS);
+    } else {
+        advance(f, CG_NS_PER_MS / 50);
+    }
+}
+
+static void turns(struct fixture *f, unsigned count) {
+    while (count-- > 0) {
+        turn(f);
+    }
+}
+
+static void end(struct fixture *f) {
+    for (unsigned count = 0; !cg_store_idle(f->store); count++) {
+        assert_true(count < 100000);
+        turn(f);
+    }
+    cg_store_close(f->store);
+    struct cg_list *node;
+    while ((node = cg_list_pop_front(&replies)) != NULL) {
+        free(CG_CONTAINER_OF(node, struct reply, node));
+    }
+    cg_buffer_pool_destroy(f->pool);
+    simreactor_destroy(f->reactor);
+    simdisk_destroy(f->sim);
+}
+
+// ---- Entries of another leader
+
+static struct cg_log_entry *make_entry(struct fixture *f, uint64_t term, uint64_t index,
+                                       const struct cg_entry *what, uint8_t value) {
+    uint8_t meta[CG_ENTRY_META_SIZE];
+    cg_entry_encode(what, meta);
+    uint32_t length = cg_entry_payload_length(what);
+    struct cg_buffer *buffer = NULL;
+    if (length > 0) {
+        buffer = cg_buffer_alloc(f->pool, length);
+        memset(buffer->data, value, length);
+    }
+    struct cg_log_entry *entry =
+        cg_log_entry_make(what->type, term, index, meta, sizeof(meta), buffer,
+                          buffer != NULL ? buffer->data : NULL, length, NULL);
+    cg_buffer_unref(buffer);
+    return entry;
+}
+
+static struct cg_entry a_write(uint64_t chunk, uint32_t first, uint32_t blocks) {
+    return (struct cg_entry){
+        .type = CG_ENTRY_WRITE,
+        .chunk_id = chunk,
+        .file_id = VOLUME,
+        .sn = 1,
+        .offset = first * CG_BLOCK_SIZE,
+        .length = blocks * CG_BLOCK_SIZE,
+    };
+}
+
+// Member 2 leads in `term` and appends; entry i is filled with the byte `value` + i. All is
+// committed.
+static void append(struct fixture *f, uint64_t term, const struct cg_entry *what, unsigned count,
+                   uint8_t value) {
+    struct cg_log_entry *entries[ENTRIES_MAX];
+    for (unsigned i = 0; i < count; i++) {
+        entries[i] = make_entry(f, term, f->last + 1 + i, &what[i], (uint8_t)(value + i));
+    }
+    struct cg_raft_message message = {
+        .type = CG_RAFT_APPEND,
+        .from = 2,
+        .to = 1,
+        .term = term,
+        .prev_index = f->last,
+        .prev_term = f->last_term,
+        .commit = f->last + count,
+        .count = count,
+    };
+    assert_true(cg_store_receive(f->store, GROUP, &message, entries));
+    for (unsigned i = 0; i < count; i++) {
+        cg_log_entry_unref(entries[i]);
+    }
+    f->last += count;
+    f->last_term = term;
+}
+
+static void until_delivered(struct fixture *f) {
+    for (unsigned count = 0; cg_copyset_delivered(copyset(f)) < f->last; count++) {
+        assert_true(count < 100000);
+        turn(f);
+    }
+}
+
+static void until_applied(struct fixture *f) {
+    for (unsigned count = 0; cg_copyset_applied(copyset(f)) < f->last; count++) {
+        assert_true(count < 100000);
+        turn(f);
+    }
+}
+
+// ---- Requests
+
+static void mutated(void *user, const struct cg_mutation_result *result) {
+    struct answer *answer = user;
+    *answer = (struct answer){true, result->status, result->leader};
+}
+
+static void write_bytes(struct fixture *f, uint32_t offset, uint32_t size, uint8_t value,
+                        struct answer *answer) {
+    struct cg_buffer *buffer = cg_buffer_alloc(f->pool, CHUNK);
+    memset(buffer->data + offset % CG_BLOCK_SIZE, value, size);
+    struct cg_mutation mutation = {
+        .kind = CG_MUTATE_WRITE,
+        .copyset = copyset(f),
+        .chunk_id = 1,
+        .file_id = VOLUME,
+        .sn = 1,
+        .offset = offset,
+        .size = size,
+        .buffer = buffer,
+        .data_offset = offset % CG_BLOCK_SIZE,
+        .done = mutated,
+        .user = answer,
+    };
+    *answer = (struct answer){0};
+    cg_store_mutate(f->store, &mutation);
+    cg_buffer_unref(buffer);
+}
+
+static void until_answered(struct fixture *f, const struct answer *answer) {
+    for (unsigned count = 0; !answer->here; count++) {
+        assert_true(count < 100000);
+        turn(f);
+    }
+}
+
+struct look {
+    struct fixture *f;
+    bool here;
+    cg_status status;
+};
+
+static void looked(void *user, const struct cg_read_result *result) {
+    struct look *look = user;
+    look->here = true;
+    look->status = result->status;
+    if (result->status == STATUS(SUCCESS)) {
+        memcpy(look->f->data, result->data, CHUNK);
+    }
+}
+
+static cg_status look_once(struct fixture *f, uint64_t chunk) {
+    struct look look = {.f = f};
+    struct cg_query query = {
+        .kind = CG_READ_DATA,
+        .copyset = copyset(f),
+        .chunk_id = chunk,
+        .size = CHUNK,
+        .local = true,
+        .done = looked,
+        .user = &look,
+    };
+    cg_store_read(f->store, &query);
+    for (unsigned count = 0; !look.here; count++) {
+        assert_true(count < 100000);
+        turn(f);
+    }
+    return look.status;
+}
+
+// What the store holds of a chunk, whoever leads, once there is room for it in memory.
+static cg_status look_at(struct fixture *f, uint64_t chunk) {
+    cg_status status = look_once(f, chunk);
+    for (unsigned count = 0; status == STATUS(OVERLOAD); count++) {
+        assert_true(count < 10000);
+        turn(f);
+        status = look_once(f, chunk);
+    }
+    return status;
+}
+
+static void until_leader(struct fixture *f) {
+    f->vote = true;
+    f->follow = true;
+    for (unsigned count = 0; !cg_copyset_leads(copyset(f)); count++) {
+        assert_true(count < 200000);
+        turn(f);
+    }
+}
+
+// ---- Following
+
+static void
+reads_see_every_entry_that_was_decided_in_whatever_order_ranges_come_free(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 300; seed++) {
+        struct fixture f;
+        begin(&f, seed, 0);
+        // Each waits for the one before; long ones are written by a thread.
+        struct cg_entry entries[] = {a_write(1, 0, 8), a_write(1, 4, 8), a_write(1, 2, 5),
+                                     a_write(1, 8, 12)};
+        append(&f, 2, entries, 4, 1);
+        until_delivered(&f);
+        turns(&f, (unsigned)(seed % 23));
+        assert_int_equal(STATUS(SUCCESS), look_at(&f, 1));
+        static const uint8_t expected[] = {1, 1, 3, 3, 3, 3, 3, 2, 4, 4, 4,
+                                           4, 4, 4, 4, 4, 4, 4, 4, 4, 0};
+        for (unsigned block = 0; block < sizeof(expected); block++) {
+            assert_int_equal(expected[block], f.data[block * CG_BLOCK_SIZE]);
+        }
+        until_applied(&f);
+        end(&f);
+    }
+}
+
+static void entries_that_find_no_room_wait_and_come_in_order(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        struct fixture f;
+        begin(&f, seed, 2); // chunks in memory
+        struct cg_entry entries[12];
+        for (unsigned i = 0; i < 12; i++) {
+            entries[i] = a_write(1 + i % 6, i / 6, 2);
+        }
+        append(&f, 2, entries, 12, 1);
+        until_applied(&f);
+        for (unsigned chunk = 1; chunk <= 6; chunk++) {
+            assert_int_equal(STATUS(SUCCESS), look_at(&f, chunk));
+            assert_int_equal(chunk, f.data[0]);
+            assert_int_equal(chunk + 6, f.data[CG_BLOCK_SIZE]);
+            assert_int_equal(chunk + 6, f.data[2 * CG_BLOCK_SIZE]);
+        }
+        end(&f);
+    }
+}
+
+static void an_epoch_of_another_leader_counts_from_its_entry_on(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 1, 0);
+    struct cg_entry old = a_write(1, 0, 1);
+    old.flags = CG_ENTRY_HAS_EPOCH;
+    old.epoch = 4;
+    struct cg_entry raise = {.type = CG_ENTRY_EPOCH, .file_id = VOLUME, .epoch = 5};
+    struct cg_entry entries[] = {old, raise, old};
+    append(&f, 2, entries, 3, 1);
+    until_applied(&f);
+    assert_int_equal(5, cg_copyset_epoch(copyset(&f), VOLUME));
+    assert_int_equal(1, f.epochs);
+    assert_int_equal(STATUS(SUCCESS), look_at(&f, 1));
+    assert_int_equal(1, f.data[0]); // the third entry came too late
+    end(&f);
+}
+
+// ---- Leading, or not
+
+static void a_request_waits_for_a_leader_and_is_sent_there(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 1, 0);
+    struct answer answer;
+    write_bytes(&f, 0, CG_BLOCK_SIZE, 1, &answer);
+    turns(&f, 20);
+    assert_false(answer.here);
+    append(&f, 2, NULL, 0, 0); // says that member 2 leads
+    until_answered(&f, &answer);
+    assert_int_equal(STATUS(REDIRECTED), answer.status);
+    assert_int_equal(2, answer.leader);
+    end(&f);
+}
+
+static void a_request_waits_an_election_timeout_at_most(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 1, 0);
+    struct answer answer;
+    write_bytes(&f, 0, CG_BLOCK_SIZE, 1, &answer);
+    advance(&f, CG_HOLD_NS - 1);
+    assert_false(answer.here);
+    advance(&f, 1);
+    assert_true(answer.here);
+    assert_int_equal(STATUS(REDIRECTED), answer.status);
+    assert_int_equal(0, answer.leader);
+    end(&f);
+}
+
+static void a_request_that_waited_is_carried_out_by_a_new_leader(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 1, 0);
+    f.vote = true;
+    f.follow = true;
+    struct answer answer;
+    do {
+        write_bytes(&f, 0, CG_BLOCK_SIZE, 6, &answer);
+        until_answered(&f, &answer);
+    } while (answer.status == STATUS(REDIRECTED));
+    assert_int_equal(STATUS(SUCCESS), answer.status);
+    assert_int_equal(STATUS(SUCCESS), look_at(&f, 1));
+    assert_int_equal(6, f.data[0]);
+    end(&f);
+}
+
+static void a_leader_that_loses_its_place_redirects_what_it_had_under_way(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 1, 0);
+    until_leader(&f);
+    f.follow = false;
+    struct answer logged;
+    struct answer waiting;
+    write_bytes(&f, 0, CG_BLOCK_SIZE, 1, &logged);
+    write_bytes(&f, 0, 2 * CG_BLOCK_SIZE, 2, &waiting);
+    turns(&f, 10);
+    assert_false(logged.here || waiting.here);
+    append(&f, 9, NULL, 0, 0);
+    until_answered(&f, &logged);
+    until_answered(&f, &waiting);
+    assert_int_equal(STATUS(REDIRECTED), logged.status);
+    assert_int_equal(STATUS(REDIRECTED), waiting.status);
+    assert_int_equal(2, waiting.leader);
+    end(&f);
+}
+
+// A block is merged by a leader that is deposed, and leads again, before it has read the rest of
+// the block: what others wrote there meanwhile must not be undone.
+static void what_was_merged_in_an_older_term_is_not_logged(void **state) {
+    (void)state;
+    unsigned met = 0;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        struct fixture f;
+        begin(&f, seed, 0);
+        until_leader(&f);
+        struct answer answer;
+        write_bytes(&f, 0, CG_BLOCK_SIZE, 1, &answer);
+        until_answered(&f, &answer);
+        until_applied(&f);
+        simdisk_hold_reads(f.sim, true);
+        write_bytes(&f, 0, 100, 2, &answer);
+        uint64_t before = f.last;
+        turns(&f, 50);
+        if (f.last == before) { // it is reading
+            met++;
+            struct cg_entry other = a_write(1, 0, 1);
+            uint64_t term = f.last_term + 5;
+            append(&f, term, &other, 1, 7);
+            until_delivered(&f);
+            until_leader(&f);
+            simdisk_hold_reads(f.sim, false);
+            until_answered(&f, &answer);
+            assert_int_equal(STATUS(REDIRECTED), answer.status);
+            until_applied(&f);
+            assert_int_equal(STATUS(SUCCESS), look_at(&f, 1));
+            assert_int_equal(7, f.data[0]);
+            assert_int_equal(7, f.data[200]);
+        }
+        simdisk_hold_reads(f.sim, false);
+        end(&f);
+    }
+    assert_true(met > 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_see_every_entry_that_was_decided_in_whatever_order_ranges_come_free),
+        cmocka_unit_test(entries_that_find_no_room_wait_and_come_in_order),
+        cmocka_unit_test(an_epoch_of_another_leader_counts_from_its_entry_on),
+        cmocka_unit_test(a_request_waits_for_a_leader_and_is_sent_there),
+        cmocka_unit_test(a_request_waits_an_election_timeout_at_most),
+        cmocka_unit_test(a_request_that_waited_is_carried_out_by_a_new_leader),
+        cmocka_unit_test(a_leader_that_loses_its_place_redirects_what_it_had_under_way),
+        cmocka_unit_test(what_was_merged_in_an_older_term_is_not_logged),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
