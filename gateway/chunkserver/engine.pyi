@@ -85,6 +85,12 @@ class Stats(NamedTuple):
     log_entries: int
     log_bytes: int
     log_fetches: int
+    copies_receiving: int
+    copies_sending: int
+    copies_completed: int
+    copied_bytes: int
+    mended_blocks: int
+    mended_chunks: int
 
 def set_log(level: str) -> None: ...
 
@@ -101,6 +107,7 @@ class Chunkserver:
         reserve_bytes: int = 0,
         scrub_rate: int = 0,
         scrub_period_s: int = 0,
+        copy_rate: int = 0,
         backend: str = "auto",
     ) -> None: ...
     @property

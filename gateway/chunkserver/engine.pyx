@@ -100,6 +100,18 @@ cdef extern from "chunkserver/log_disk.h" nogil:
         uint64_t fetches
 
 
+cdef extern from "chunkserver/catchup.h" nogil:
+    struct cg_catchup_stats_t "cg_catchup_stats":
+        uint32_t receiving
+        uint32_t sending
+        uint64_t received_bytes
+        uint64_t received_chunks
+        uint64_t sent_bytes
+        uint64_t completed
+        uint64_t mended_blocks
+        uint64_t mended_chunks
+
+
 cdef extern from "chunkserver/peers.h" nogil:
     struct cg_peers_stats_t "cg_peers_stats":
         uint64_t frames_sent
@@ -165,6 +177,7 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
         uint64_t reserve_bytes
         uint64_t scrub_rate
         uint64_t scrub_period_s
+        uint64_t copy_rate
         int reactor_backend
 
     struct cg_chunkserver_stats_t "cg_chunkserver_stats":
@@ -190,6 +203,7 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
         cg_scrub_stats scrub
         cg_peers_stats_t peers
         cg_log_disk_stats_t log
+        cg_catchup_stats_t copy
 
     struct cg_chunkserver_copyset:
         uint32_t pool
@@ -361,6 +375,17 @@ class Stats(NamedTuple):
     log_bytes: int
     log_fetches: int
     """Reads of the log on disk for entries that were not."""
+    copies_receiving: int
+    """Copysets whose state is being copied here, or has to be."""
+    copies_sending: int
+    """To other chunkservers."""
+    copies_completed: int
+    copied_bytes: int
+    """Received, of chunks."""
+    mended_blocks: int
+    """Bad ones that others had."""
+    mended_chunks: int
+    """Whose metadata were bad."""
 
 
 def set_log(level: str) -> None:
@@ -461,6 +486,7 @@ cdef class Chunkserver:
         reserve_bytes: int = 0,
         scrub_rate: int = 0,
         scrub_period_s: int = 0,
+        copy_rate: int = 0,
         backend: str = "auto",
     ) -> None:
         if self._server != NULL:
@@ -485,6 +511,7 @@ cdef class Chunkserver:
         options.reserve_bytes = _in_range("reserve_bytes", reserve_bytes, _UINT64_MAX)
         options.scrub_rate = _in_range("scrub_rate", scrub_rate, _UINT64_MAX)
         options.scrub_period_s = _in_range("scrub_period_s", scrub_period_s, _SECONDS_MAX)
+        options.copy_rate = _in_range("copy_rate", copy_rate, _UINT64_MAX)
         options.reactor_backend = _BACKENDS[backend]
         cdef char text[1024]
         text[0] = 0
@@ -728,6 +755,12 @@ cdef class Chunkserver:
             log_entries=s.log.cached_entries,
             log_bytes=s.log.cached_bytes,
             log_fetches=s.log.fetches,
+            copies_receiving=s.copy.receiving,
+            copies_sending=s.copy.sending,
+            copies_completed=s.copy.completed,
+            copied_bytes=s.copy.received_bytes,
+            mended_blocks=s.copy.mended_blocks,
+            mended_chunks=s.copy.mended_chunks,
         )
 
     def scrub(self, request: int) -> None:

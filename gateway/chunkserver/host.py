@@ -74,8 +74,8 @@ class Engine(replicas.Engine, Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """A chunkserver's options; sizes in bytes, 0 is the engine's default. `scrub_rate` is in bytes
-    per second; there 0 turns the scrub off."""
+    """A chunkserver's options; sizes in bytes, 0 is the engine's default. `scrub_rate` and
+    `copy_rate` are in bytes per second; a `scrub_rate` of 0 turns the scrub off."""
 
     folder: Path
     listen: str
@@ -88,6 +88,7 @@ class Settings:
     reserve_bytes: int = 0
     scrub_rate: int = SCRUB_RATE
     scrub_period_s: int = SCRUB_PERIOD_S
+    copy_rate: int = 0
     backend: str = "auto"
     log_level: str = "info"
 
@@ -115,6 +116,7 @@ def open_engine(settings: Settings) -> Engine:
         reserve_bytes=settings.reserve_bytes,
         scrub_rate=settings.scrub_rate,
         scrub_period_s=settings.scrub_period_s,
+        copy_rate=settings.copy_rate,
         backend=settings.backend,
     )
 

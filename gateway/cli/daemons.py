@@ -130,6 +130,10 @@ def mds(
     help="From one pass of the scrub to the next, such as 12h or 7d (the default).",
 )  # fmt: skip
 @click.option(
+    "--copy-rate", type=SIZE,
+    help="Bytes per second that replicas are copied with at most (default 100M).",
+)  # fmt: skip
+@click.option(
     "--backend", type=click.Choice(list(BACKENDS)), default="auto",
     show_default=True, help="How it talks to the kernel.",
 )  # fmt: skip
@@ -153,6 +157,7 @@ def chunkserver(
     inflight_max: int | None,
     scrub_rate: int | None,
     scrub_period: int | None,
+    copy_rate: int | None,
     backend: str,
     allow_remote: bool,
     child: bool,
@@ -194,6 +199,7 @@ def chunkserver(
             reserve_bytes=reserve or 0,
             scrub_rate=SCRUB_RATE if scrub_rate is None else scrub_rate,
             scrub_period_s=scrub_period or SCRUB_PERIOD_S,
+            copy_rate=copy_rate or 0,
             backend=BACKENDS[backend],
             log_level=app.log_level,
         )

@@ -72,6 +72,7 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
         "inflight_max": "integer",
         "scrub_rate": "size",
         "scrub_period": "text",
+        "copy_rate": "size",
         "backend": "text",
         "allow_remote": "boolean",
     },
