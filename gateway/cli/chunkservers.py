@@ -68,13 +68,14 @@ class Chunkservers:
         """Starts them, and returns the addresses and pids of those that serve when every copyset
         has a leader: if not all of them start, too, as long as these are few enough. Raises a
         CopygateError when it cannot come to that."""
+        deadline = time.monotonic() + timeout_s
         new = not (await self._mds.status()).chunkservers
         for number, supervisor in enumerate(self._supervisors, 1):
             end_orphan(self._pidfile(number), supervisor.name)
             supervisor.keep_trying()
             if new:  # so that their ids are in the order of the folders
-                await supervisor.settled.wait()
-        deadline = time.monotonic() + timeout_s
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(supervisor.settled.wait(), timeout_s)
         while True:
             status = await self._mds.status()
             if status.copysets.copysets and not status.copysets.leaderless:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.up")
 
 JOIN_TIMEOUT_S = 30.0
-FORM_TIMEOUT_S = 60.0
+FORM_TIMEOUT_S = 300.0  # logs are replayed meanwhile
 
 
 def default_folder() -> Path:
