@@ -578,8 +578,19 @@ void cg_op_announce(struct cg_op *op);
 // It is applied, or has no effect.
 void cg_op_applied(struct cg_op *op);
 void cg_apply_work(struct cg_deferred *deferred);
+// A step of an operation is through; or it failed: there will be space later, or the disk is done
+// for.
+void cg_step_done(struct cg_op *op);
+void cg_step_failed(struct cg_op *op, int error, const char *what);
 void cg_stall_timer(struct cg_timer *timer);
 void cg_stall_arm(struct cg_store *store);
+
+// ---- apply_steps.c
+void cg_step_write(struct cg_op *op); // the piece of the present step
+void cg_step_punch(struct cg_op *op);
+void cg_step_delete(struct cg_op *op);
+// All its steps are through: the chunk's metadata says so.
+void cg_step_note(struct cg_op *op);
 
 // ---- copyset.c
 int cg_copyset_create(struct cg_store *store, uint32_t pool, uint32_t id, struct cg_copyset **out);
@@ -616,6 +627,14 @@ void cg_checkpoint_delivered(struct cg_store *store);
 // The disk was retired.
 void cg_checkpoint_cancel(struct cg_store *store);
 void cg_checkpoint_advance(struct cg_store *store);
+
+// ---- checkpoint_flush.c
+// Takes `chunk` off the dirty list. False if it cannot be opened now.
+bool cg_flush_start(struct cg_flush *flush, struct cg_chunk *chunk);
+
+// ---- checkpoint_file.c
+// Encodes what was captured into checkpoint.data. 0 or -ENOMEM.
+int cg_checkpoint_build(struct cg_store *store);
 int cg_checkpoint_restore(struct cg_store *store, uint64_t *lsn, char *error, size_t error_size);
 
 // ---- replay.c

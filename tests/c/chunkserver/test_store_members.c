@@ -36,7 +36,7 @@ void cg_reactor_unwatch(struct cg_watch *watch) {
     (void)watch;
 }
 
-const char *__asan_default_options(void);
+__attribute__((visibility("default"))) const char *__asan_default_options(void);
 
 // A store that dies is dropped as it is, memory and all.
 const char *__asan_default_options(void) {

@@ -117,6 +117,17 @@ struct cg_copyset *trio_copyset(const struct trio_node *node, uint32_t copyset);
 void trio_settle(struct trio *trio);
 void trio_compare(struct trio *trio);
 
+// ---- trionetwork.c
+void trio_send(void *context, uint64_t group, const struct cg_raft_message *message,
+               struct cg_log_entry *const *entries);
+void trio_deliver(struct trio *trio);                // one message that is due
+uint64_t trio_next_message(const struct trio *trio); // when it is due; UINT64_MAX: there is none
+void trio_drop_messages(struct trio *trio);
+
+// ---- trioclient.c
+void trio_send_mutations(struct trio *trio); // those that wait for another try
+void trio_drop_mutations(struct trio *trio);
+
 // ---- triocopy.c: state is copied, by the simplest means
 void trio_copy_wanted(struct trio *trio, struct trio_node *leader, uint32_t copyset,
                       uint64_t member);
