@@ -54,6 +54,7 @@ void raft_heard_leader(struct cg_raft *raft, uint64_t leader) {
     raft->heard_any = true;
     raft->quiet = false;
     raft->waited = false;
+    raft->campaigns = 0;
     raft_reset_election(raft);
 }
 
@@ -88,13 +89,16 @@ static void ask_voters(struct cg_raft *raft) {
 
 // Those who heard the leader a moment longer do not answer yet: they are asked again soon, since
 // nobody else may be electable, and then ever more rarely.
-static void reset_pre_vote(struct cg_raft *raft) {
-    uint64_t pause = raft->options.heartbeat_interval_ns << raft->pre_votes;
+//
+// The same after a campaign: two that began at the same moment have split the votes. But a vote has
+// to be written first, and must not be given up again and again before it is.
+static void reset_soon(struct cg_raft *raft, unsigned *times) {
+    uint64_t pause = raft->options.heartbeat_interval_ns << *times;
     if (pause >= raft->options.election_timeout_ns) {
         raft_reset_election(raft);
         return;
     }
-    raft->pre_votes++;
+    (*times)++;
     raft->election_ns = raft->now_ns + pause + raft_random(raft) % pause;
 }
 
@@ -106,7 +110,7 @@ static void pre_campaign(struct cg_raft *raft) {
     raft->role_changed = raft->role_changed || raft->role != CG_RAFT_PRE_CANDIDATE;
     raft->role = CG_RAFT_PRE_CANDIDATE;
     raft->leader = 0;
-    reset_pre_vote(raft);
+    reset_soon(raft, &raft->pre_votes);
     ask_voters(raft);
     raft_count_votes(raft);
 }
@@ -126,7 +130,7 @@ void raft_campaign(struct cg_raft *raft, bool forced) {
     raft->forced = forced;
     raft->quiet = false;
     raft->pre_votes = 0;
-    raft_reset_election(raft);
+    reset_soon(raft, &raft->campaigns);
     ask_voters(raft);
 }
 
@@ -192,6 +196,7 @@ static void become_leader(struct cg_raft *raft) {
     raft->role_changed = true;
     raft->forced = false;
     raft->round = 0;
+    raft->campaigns = 0;
     raft->lease_void = false;
     raft->term_start = raft->log.last_index + 1;
     for (uint32_t i = 0; i < raft->peer_count; i++) {

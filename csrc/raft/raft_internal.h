@@ -100,6 +100,7 @@ struct cg_raft {
     bool heard_any;
     uint64_t election_ns; // when to campaign
     unsigned pre_votes;   // asked for in a row without an answer that decides
+    unsigned campaigns;   // since a leader was last heard
     bool waited;          // let others campaign first, since a leader was last heard
     uint64_t seen_round;  // of the leader, in this term and since the start
     bool quiet;

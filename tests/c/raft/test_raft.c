@@ -168,6 +168,26 @@ static void whoever_is_asked_by_one_that_lacks_entries_campaigns(void **state) {
     trio_destroy(&trio);
 }
 
+static void split_votes_are_soon_asked_for_again(void **state) {
+    (void)state;
+    trio_init(&trio, NULL);
+    trio_node(&trio, 1)->cut = true;
+    // Both have the other's pre-vote before either asks for a vote.
+    trio.now += 2 * TRIO_TIMEOUT;
+    for (uint64_t id = 2; id <= 3; id++) {
+        cg_raft_tick(trio_node(&trio, id)->raft, trio.now);
+        trio_drain(&trio, id);
+    }
+    trio_settle(&trio);
+    assert_int_equal(trio_status(&trio, 2).role, CG_RAFT_CANDIDATE);
+    assert_int_equal(trio_status(&trio, 3).role, CG_RAFT_CANDIDATE);
+    assert_int_equal(trio_status(&trio, 2).term, trio_status(&trio, 3).term);
+    trio_run(&trio, TRIO_TIMEOUT / TRIO_MS - 20);
+    assert_true(trio_status(&trio, 2).role == CG_RAFT_LEADER ||
+                trio_status(&trio, 3).role == CG_RAFT_LEADER);
+    trio_destroy(&trio);
+}
+
 static void waits_with_three(struct cg_raft_options *options) {
     options->apply_lag_max = 2;
 }
@@ -668,6 +688,7 @@ int main(void) {
         cmocka_unit_test(nobody_votes_while_a_leader_is_heard_unless_forced),
         cmocka_unit_test(pre_votes_without_an_answer_are_repeated_soon_and_then_rarely),
         cmocka_unit_test(whoever_is_asked_by_one_that_lacks_entries_campaigns),
+        cmocka_unit_test(split_votes_are_soon_asked_for_again),
         cmocka_unit_test(whoever_has_much_to_apply_lets_others_lead),
         cmocka_unit_test(a_leader_without_a_majority_steps_down),
         cmocka_unit_test(entries_count_when_they_are_durable),
