@@ -320,6 +320,9 @@ void server_lease(void *context, uint64_t end_ns) {
 
 void server_copy_state(void *context, uint64_t member) {
     struct sim_server *server = context;
+    if (sim_below(server->sim, 2) == 0) {
+        cg_copyset_log_copying(server->log, member, server->node->applied);
+    }
     sim_send_snapshot(server->sim, server->node, member);
 }
 

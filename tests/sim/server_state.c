@@ -261,9 +261,13 @@ void server_receive_snapshot(struct sim *sim, struct sim_node *node, const struc
     struct sim_server *server = node->server;
     struct sim_disk *disk = &node->disk;
     server_enter(server);
-    if (!disk->installing && !server->failed &&
+    bool again =
+        disk->installing && server->log->install.discarded && !server->log->install.logging;
+    if ((again || !disk->installing) && !server->failed &&
         cg_copyset_log_wants_state(server->log, mail->snapshot.index, mail->snapshot.term)) {
-        cg_copyset_log_install_begin(server->log);
+        if (!again) {
+            cg_copyset_log_install_begin(server->log);
+        }
         disk->installing = true;
         disk->checkpointing = false;
         disk->install = mail->snapshot;
@@ -283,6 +287,9 @@ static void installed(void *user, int status) {
         sim_push(sim, sim->now + sim_spread(sim, sim->profile.disk_ns), SIM_INSTALL_READY, node->id,
                  0);
         return;
+    }
+    if (status != 0 && server->log->install.discarded) {
+        return; // there is no way back; the leader sends another one
     }
     node->disk.installing = false;
     if (status != 0) {
@@ -308,10 +315,13 @@ void server_install_ready(struct sim *sim, struct sim_node *node) {
         return;
     }
     server_enter(server);
-    if (sim_below(sim, 16) == 0) {
+    if (sim_below(sim, 16) == 0 && !server->log->install.discarded) {
         disk->installing = false;
         cg_copyset_log_install_abort(server->log);
     } else {
+        if (sim_below(sim, 2) == 0 && !server->log->install.discarded) {
+            cg_copyset_log_install_discard(server->log);
+        }
         sim_take_newer(disk->value, disk->value_index, &disk->install);
         server->staged = disk->install;
         const struct cg_copyset_log_saved state = {.index = disk->install.index,
