@@ -442,6 +442,7 @@ const struct sim_node *sim_check_settled(struct sim *sim) {
         const struct sim_node *node = &sim->node[config->member[i].id];
         if (node->up) {
             check_member(sim, leader, node);
+            server_check_neighbour(sim, node);
         }
     }
     return leader;

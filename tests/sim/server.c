@@ -94,7 +94,8 @@ void server_start(struct sim *sim, struct sim_node *node) {
     cg_raft_status(node->raft, &status);
     sim_trace(sim, "node %lu: starts in term %lu, vote %lu, log %lu..%lu", node->id, status.term,
               status.vote, status.base_index, status.last_index);
-    if (cg_copyset_log_start(server->log) != 0) {
+    if (cg_copyset_log_start(server->log) != 0 ||
+        cg_copyset_log_start(server->neighbour.log) != 0) {
         sim_fail(sim, "node %lu: its log has a gap", node->id);
     }
     server_leave(server);
@@ -158,6 +159,8 @@ void server_leave(struct sim_server *server) {
         return;
     }
     cg_copyset_log_applied(server->log, node->applied);
+    cg_copyset_log_applied(server->neighbour.log, server->neighbour.delivered);
+    neighbour_ask(server);
     settle(server);
     schedule_disk(server);
     sim_node_arm(sim, node, simreactor_deadline(server->reactor));

@@ -5,8 +5,8 @@
 // above it and its checkpoints are the simulator's (machine.c).
 //
 // Files: server.c (life, events in both directions), server_state.c (checkpoints, recovery, copied
-// state, damage), server_watch.c (what the code does is looked at where the core meets the log, and
-// the log the disk).
+// state, damage), neighbour.c (another copyset on the same disk), server_watch.c (what the code
+// does is looked at where the core meets the log, and the log the disk).
 #ifndef CG_TESTS_SIM_SERVER_H
 #define CG_TESTS_SIM_SERVER_H
 
@@ -20,6 +20,7 @@
 #include "sim.h"
 
 #define SERVER_GROUP     ((UINT64_C(1) << 32) | 1)
+#define NEIGHBOUR_GROUP  ((UINT64_C(1) << 32) | 2)
 #define SERVER_PROPOSALS 512U
 
 // A record asked for, in the order of the log.
@@ -41,6 +42,20 @@ struct server_proposal {
 struct server_read {
     struct cg_log_read base;
     struct sim_server *server;
+};
+
+struct server_neighbour { // neighbour.c
+    // What survives a crash
+    struct cg_copyset_log_saved saved;
+    uint64_t saved_serial;
+    uint64_t asked, answered; // serial numbers
+    // The process
+    struct cg_copyset_log *log;
+    uint64_t delivered, serial;
+    bool busy;
+    struct cg_log_proposal proposal;
+    struct cg_copyset_log_saved pending;
+    uint64_t pending_serial;
 };
 
 struct sim_server {
@@ -76,6 +91,7 @@ struct sim_server {
     uint64_t pending_after; // records that have to be durable first
     struct server_proposal proposal[SERVER_PROPOSALS];
     struct server_read read[SIM_READS];
+    struct server_neighbour neighbour;
 
     // A defect's: votes that are reported before they are durable
     struct cg_wal_append *early[64];
@@ -94,6 +110,10 @@ void server_lease(void *context, uint64_t end_ns);
 
 // server_state.c
 bool server_recover(struct sim_server *server); // false: the disk is damaged
+
+// neighbour.c
+int neighbour_create(struct sim_server *server);
+void neighbour_ask(struct sim_server *server); // now and then
 
 // server_watch.c
 void server_watch(struct sim_server *server); // whose code runs; NULL: nobody's

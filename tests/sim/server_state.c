@@ -81,6 +81,7 @@ static void make_parts(struct sim_server *server) {
     result = result == 0 ? cg_log_disk_create(&with_pool, &server->disk) : result;
     log.disk = server->disk;
     result = result == 0 ? cg_copyset_log_create(&log, &server->saved, &server->log) : result;
+    result = result == 0 ? neighbour_create(server) : result;
     if (result != 0) {
         sim_fail(server->sim, "node %lu: its state is refused: %d", server->node->id, result);
     }
@@ -168,6 +169,10 @@ bool server_recover(struct sim_server *server) {
 
 // ---- Checkpoints
 
+static uint64_t lower(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
 void server_checkpoint_due(struct sim *sim, struct sim_node *node) {
     struct sim_server *server = node->server;
     struct sim_disk *disk = &node->disk;
@@ -179,8 +184,11 @@ void server_checkpoint_due(struct sim *sim, struct sim_node *node) {
     disk->checkpointing = true;
     sim_machine_capture(sim, node, &disk->pending);
     cg_copyset_log_capture(server->log, node->applied, &server->pending);
-    uint64_t tail = cg_wal_tail(server->wal);
-    server->pending_from = server->pending.replay_lsn < tail ? server->pending.replay_lsn : tail;
+    struct server_neighbour *n = &server->neighbour;
+    cg_copyset_log_capture(n->log, n->delivered, &n->pending);
+    n->pending_serial = n->serial;
+    server->pending_from =
+        lower(cg_wal_tail(server->wal), lower(server->pending.replay_lsn, n->pending.replay_lsn));
     server->pending_after = server->dropped + server->count;
     uint64_t wait = sim_spread(sim, 4 * sim->profile.disk_ns);
     if (sim->options.mutation == SIM_MUTATION_RECYCLE_BEFORE_SYNC) {
@@ -196,8 +204,10 @@ static uint64_t without_states(const struct sim_server *server, uint64_t tail) {
     uint64_t from = tail;
     for (uint32_t i = 0; i < server->durable; i++) {
         const struct server_record *record = &server->record[i];
-        if (record->record.kind != SIM_RECORD_STATE &&
-            record->record.index > server->pending.index && record->lsn < from) {
+        uint64_t index = record->record.kind == SIM_RECORD_OTHER ? server->neighbour.pending.index
+                                                                 : server->pending.index;
+        if (record->record.kind != SIM_RECORD_STATE && record->record.index > index &&
+            record->lsn < from) {
             from = record->lsn;
         }
     }
@@ -234,6 +244,8 @@ void server_checkpoint_done(struct sim *sim, struct sim_node *node) {
     }
     disk->checkpoint = disk->pending;
     server->saved = server->pending;
+    server->neighbour.saved = server->neighbour.pending;
+    server->neighbour.saved_serial = server->neighbour.pending_serial;
     server->from_lsn = server->pending_from;
     uint64_t tail = cg_wal_tail(server->wal);
     if (sim->options.mutation == SIM_MUTATION_STATE_RECYCLED && server->durable == server->count) {
@@ -246,9 +258,11 @@ void server_checkpoint_done(struct sim *sim, struct sim_node *node) {
         disk->base = disk->checkpoint.index;
     }
     uint64_t kept = sim_below(sim, 2) ? 0 : sim_below(sim, 256 << 10);
-    uint64_t needed =
-        cg_copyset_log_saved(server->log, &server->saved, tail > kept ? tail - kept : 0);
-    cg_wal_recycle(server->wal, needed < server->from_lsn ? needed : server->from_lsn);
+    uint64_t keep_from = tail > kept ? tail - kept : 0;
+    uint64_t needed = cg_copyset_log_saved(server->log, &server->saved, keep_from);
+    uint64_t also =
+        cg_copyset_log_saved(server->neighbour.log, &server->neighbour.saved, keep_from);
+    cg_wal_recycle(server->wal, lower(server->from_lsn, lower(needed, also)));
     forget_records(server);
     sim_trace(sim, "node %lu: checkpoint at %lu, the log from %lu on", node->id,
               disk->checkpoint.index, server->from_lsn);
@@ -311,7 +325,7 @@ static void installed(void *user, int status) {
 void server_install_ready(struct sim *sim, struct sim_node *node) {
     struct sim_server *server = node->server;
     struct sim_disk *disk = &node->disk;
-    if (!disk->installing) {
+    if (!disk->installing || server->log->install.logging) {
         return;
     }
     server_enter(server);

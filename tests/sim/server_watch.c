@@ -179,6 +179,8 @@ static void note_durable(struct sim_server *server, const struct sim_record *rec
     case SIM_RECORD_MOVED:
         disk->last = record->index;
         break;
+    case SIM_RECORD_OTHER:
+        break;
     }
 }
 
@@ -186,7 +188,9 @@ static struct sim_record describe(struct sim_server *server, const struct cg_wal
     struct sim *sim = server->sim;
     struct sim_node *node = server->node;
     struct sim_record out = {.index = record->index, .term = record->term};
-    if (record->type == CG_RECORD_STATE) {
+    if (record->group != SERVER_GROUP) {
+        out.kind = SIM_RECORD_OTHER;
+    } else if (record->type == CG_RECORD_STATE) {
         out.kind = SIM_RECORD_STATE;
         if (cg_record_state_decode(record, &out.vote) != 0) {
             sim_fail(sim, "node %lu: a vote cannot be read", node->id);
@@ -332,6 +336,9 @@ int server_replayed(void *context, uint64_t lsn, const struct cg_wal_record *fou
         sim_fail(sim, "node %lu: its log has another record %lu", node->id, server->dropped + i);
     }
     server->record[i].lsn = lsn;
+    if (record.kind == SIM_RECORD_OTHER) {
+        return cg_copyset_log_restore(server->neighbour.log, lsn, found);
+    }
     if (record.kind == SIM_RECORD_ENTRY || record.kind == SIM_RECORD_COPY) {
         uint8_t wanted[CG_WAL_BLOCK];
         uint32_t length = server_payload_length(record.entry);

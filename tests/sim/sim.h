@@ -36,7 +36,7 @@
 #define SIM_BATCH    256U  // entries of a message
 #define SIM_MESSAGES 2048U // on their way at once
 #define SIM_EVENTS   8192U
-#define SIM_RECORDS  4096U // of a log
+#define SIM_RECORDS  6000U // of a log
 #define SIM_READS    32U
 #define SIM_US       UINT64_C(1000)
 #define SIM_MS       UINT64_C(1000000)
@@ -167,6 +167,7 @@ enum sim_record_kind {
     SIM_RECORD_INSTALL,
     SIM_RECORD_COPY,  // of the chunkserver's own log only (copyset_log_move.c)
     SIM_RECORD_MOVED, // likewise; `vote` is the first index
+    SIM_RECORD_OTHER, // likewise; of another group
 };
 
 struct sim_record {
@@ -432,6 +433,7 @@ void server_resume(struct sim_node *node);
 void server_receive_raft(struct sim *sim, struct sim_node *node, const struct sim_mail *mail);
 void server_copied(struct sim_node *node, uint64_t member, uint64_t index, bool ok);
 void server_check_local(struct sim *sim, const struct sim_node *node, uint64_t committed);
+void server_check_neighbour(struct sim *sim, const struct sim_node *node); // at the end
 void server_write(struct sim *sim, struct sim_node *node, const struct sim_request *request);
 void server_flood(struct sim *sim, struct sim_node *node, uint32_t count);
 void server_read(struct sim *sim, struct sim_node *node, const struct sim_request *request);

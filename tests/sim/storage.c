@@ -32,6 +32,7 @@ static void note_durable(struct sim *sim, struct sim_node *node, const struct si
         break;
     case SIM_RECORD_COPY:
     case SIM_RECORD_MOVED:
+    case SIM_RECORD_OTHER:
         break;
     }
 }
