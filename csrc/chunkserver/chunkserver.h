@@ -117,7 +117,4 @@ struct cg_chunkserver_stats {
 };
 void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_stats *out);
 
-// Applied index of a copyset, or -ENOENT.
-int64_t cg_chunkserver_applied(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset);
-
 #endif

@@ -171,15 +171,3 @@ void cg_chunkserver_stats(struct cg_chunkserver *server, struct cg_chunkserver_s
     struct cg_host_call call = {.run = collect_stats, .stats = out};
     cg_host_call(server, &call);
 }
-
-static void look_up_applied(struct cg_host_call *call) {
-    struct cg_copyset *copyset = cg_store_copyset(call->server->store, call->pool, call->copyset);
-    call->applied = copyset != NULL ? (int64_t)cg_copyset_applied(copyset) : -ENOENT;
-    cg_host_finish(call);
-}
-
-int64_t cg_chunkserver_applied(struct cg_chunkserver *server, uint32_t pool, uint32_t copyset) {
-    struct cg_host_call call = {.run = look_up_applied, .pool = pool, .copyset = copyset};
-    cg_host_call(server, &call);
-    return call.applied;
-}

@@ -65,7 +65,6 @@ struct cg_host_call {
     struct cg_chunkserver_stats *stats;
     struct cg_bad_block *bad_blocks;
     uint32_t max;
-    int64_t applied;
     uint64_t member;
     const struct cg_copyset_spec *spec;
     enum cg_raft_change change;

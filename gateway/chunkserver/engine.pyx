@@ -233,7 +233,6 @@ cdef extern from "chunkserver/chunkserver.h" nogil:
         cg_chunkserver *server, uint32_t pool, uint32_t copyset, uint64_t chunk)
     int cg_chunkserver_scrub(cg_chunkserver *server, uint64_t request)
     uint32_t cg_chunkserver_bad_blocks(cg_chunkserver *server, cg_bad_block *out, uint32_t max)
-    int64_t cg_chunkserver_applied(cg_chunkserver *server, uint32_t pool, uint32_t copyset)
     void cg_chunkserver_stats_of "cg_chunkserver_stats"(
         cg_chunkserver *server, cg_chunkserver_stats_t *out)
 
@@ -793,17 +792,6 @@ cdef class Chunkserver:
             )
             for i in range(count)
         ]
-
-    def applied(self, pool: int, copyset: int) -> int:
-        """The copyset's applied index; OSError with ENOENT if it is not here."""
-        cdef uint32_t c_pool = pool
-        cdef uint32_t c_copyset = copyset
-        cdef int64_t result
-        cdef cg_chunkserver *server = self._enter()
-        with nogil:
-            result = cg_chunkserver_applied(server, c_pool, c_copyset)
-        self._leave(<int>result if result < 0 else 0)
-        return result
 
     def stop(self) -> None:
         """Finishes what is in flight, writes a checkpoint, frees the folder. Twice is harmless."""

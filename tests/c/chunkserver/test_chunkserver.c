@@ -645,8 +645,10 @@ static void the_host_reclaims_chunks_and_reads_counters(void **state) {
     struct fixture *f = *state;
     uint8_t data[4096] = {1};
     assert_int_equal(STATUS(SUCCESS), write_at(f, 1, 0, data, sizeof(data)));
-    assert_int_equal(2, cg_chunkserver_applied(f->server, 1, 11)); // the leader's first, and ours
-    assert_int_equal(-ENOENT, cg_chunkserver_applied(f->server, 1, 12));
+    struct cg_chunkserver_copyset copyset;
+    assert_int_equal(1, cg_chunkserver_copysets(f->server, &copyset, 1));
+    assert_int_equal(11, copyset.copyset);
+    assert_int_equal(2, copyset.log.applied_index); // the leader's first, and ours
     assert_int_equal(0, cg_chunkserver_reclaim(f->server, 1, 11, 1));
     assert_int_equal(STATUS(CHUNK_NOTEXIST), read_at(f, 1, 0, 4096));
     struct cg_chunkserver_stats stats;
