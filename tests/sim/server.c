@@ -11,7 +11,7 @@
 
 // ---- Life
 
-struct sim_server *server_make(struct sim *sim, struct sim_node *node) {
+static struct sim_server *make_server(struct sim *sim, struct sim_node *node) {
     struct sim_server *server = calloc(1, sizeof(*server));
     if (server == NULL) {
         abort();
@@ -80,7 +80,7 @@ static void die(struct sim_server *server) {
 
 void server_start(struct sim *sim, struct sim_node *node) {
     if (node->server == NULL) {
-        node->server = server_make(sim, node);
+        node->server = make_server(sim, node);
     }
     struct sim_server *server = node->server;
     if (!server_recover(server)) {

@@ -77,7 +77,6 @@ struct sim_server {
     struct sim_process process;
     struct cg_reactor *reactor;
     struct cg_buffer_pool *pool;
-    struct cg_buffer_pool *fetch_pool;
     struct cg_wal *wal;
     struct cg_log_disk *disk;
     struct cg_copyset_log *log;
@@ -96,11 +95,9 @@ struct sim_server {
     // A defect's: votes that are reported before they are durable
     struct cg_wal_append *early[64];
     uint32_t early_count;
-    struct server_copy *copies;
 };
 
 // server.c
-struct sim_server *server_make(struct sim *sim, struct sim_node *node);
 void server_enter(struct sim_server *server);
 void server_leave(struct sim_server *server);
 bool server_committed(void *context, struct cg_log_entry *entry, struct cg_log_proposal *proposal);

@@ -47,9 +47,10 @@ static void send_message(void *context, uint64_t group, const struct cg_raft_mes
 
 static void make_parts(struct sim_server *server) {
     const struct sim_profile *profile = &server->sim->profile;
+    int result = cg_buffer_pool_create(POOL_BYTES, &server->pool);
     const struct cg_log_disk_options disk = {
         .reactor = server->reactor,
-        .pool = server->fetch_pool,
+        .pool = server->pool,
         .send = send_message,
         .send_context = server,
         .failed = disk_failed,
@@ -62,9 +63,11 @@ static void make_parts(struct sim_server *server) {
         .quiesce_after_ns = profile->quiesce_ns,
         .clock_drift_ppm = profile->bound_ppm,
     };
-    struct cg_copyset_log_options log = {
+    result = result == 0 ? cg_log_disk_create(&disk, &server->disk) : result;
+    const struct cg_copyset_log_options log = {
         .group = SERVER_GROUP,
         .self = server->node->id,
+        .disk = server->disk,
         .events =
             {
                 .committed = server_committed,
@@ -74,12 +77,6 @@ static void make_parts(struct sim_server *server) {
                 .context = server,
             },
     };
-    int result = cg_buffer_pool_create(POOL_BYTES, &server->pool);
-    result = result == 0 ? cg_buffer_pool_create(POOL_BYTES, &server->fetch_pool) : result;
-    struct cg_log_disk_options with_pool = disk;
-    with_pool.pool = server->fetch_pool;
-    result = result == 0 ? cg_log_disk_create(&with_pool, &server->disk) : result;
-    log.disk = server->disk;
     result = result == 0 ? cg_copyset_log_create(&log, &server->saved, &server->log) : result;
     result = result == 0 ? neighbour_create(server) : result;
     if (result != 0) {
