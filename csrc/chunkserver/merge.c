@@ -280,6 +280,31 @@ static void merge_write(struct cg_op *op, const uint8_t *head_block, const uint8
     }
 }
 
+// ---- Answers without an entry
+
+static void others_asked(struct cg_log_read *asked, int status) {
+    struct cg_op *op = CG_CONTAINER_OF(asked, struct cg_op, asked);
+    if (status == 0 && op->term == op->request.copyset->term_led) {
+        cg_op_end(op, op->unlogged, op->mismatch);
+    } else {
+        cg_op_end(op, status == 0 ? STATUS(REDIRECTED) : status_of(op, status), 0);
+    }
+}
+
+// What the chunk holds, or that it is not there, only the leader can say, as in a read: this
+// replica may have been deposed without knowing.
+static void end_unlogged(struct cg_op *op, cg_status status, uint32_t mismatch) {
+    struct cg_copyset *copyset = op->request.copyset;
+    if (op->term == copyset->term_led && cg_copyset_log_can_read(copyset->log)) {
+        cg_op_end(op, status, mismatch);
+        return;
+    }
+    op->unlogged = status;
+    op->mismatch = mismatch;
+    op->asked.done = others_asked;
+    cg_copyset_log_read(copyset->log, &op->asked);
+}
+
 static void compare_and_log(struct cg_op *op) {
     const uint8_t *stored = op->scratch->data;
     const uint8_t *expected = request_data(op) - op->request.size;
@@ -289,7 +314,7 @@ static void compare_and_log(struct cg_op *op) {
         while (stored[head + at] == expected[at]) {
             at++;
         }
-        cg_op_end(op, STATUS(MISCOMPARE), at);
+        end_unlogged(op, STATUS(MISCOMPARE), at);
         return;
     }
     merge_write(op, stored, stored + (size_t)(op->count - 1) * CG_BLOCK_SIZE);
@@ -384,7 +409,7 @@ void cg_op_start(struct cg_op *op) {
         break;
     case CG_MUTATE_DELETE:
         if (!op->chunk->exists && !op->request.has_client) {
-            cg_op_end(op, STATUS(SUCCESS), 0);
+            end_unlogged(op, STATUS(SUCCESS), 0);
             break;
         }
         fill_entry(op, CG_ENTRY_DELETE, 0, 0);

@@ -199,6 +199,9 @@ struct cg_op {
     struct cg_entry entry;
     struct cg_log_entry *logged_entry; // holds the payload, once it is logged
     struct cg_log_proposal proposal;
+    struct cg_log_read asked; // an answer without an entry waits for the others' word
+    cg_status unlogged;       // that answer
+    uint32_t mismatch;
     uint8_t *payload; // to be logged
     uint32_t payload_length;
     struct cg_buffer *buffer;  // holds the payload until it is logged

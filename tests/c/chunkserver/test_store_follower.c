@@ -539,6 +539,54 @@ static void what_was_merged_in_an_older_term_is_not_logged(void **state) {
     assert_true(met > 0);
 }
 
+static void compare(struct fixture *f, uint8_t expected, struct answer *answer) {
+    struct cg_buffer *buffer = cg_buffer_alloc(f->pool, 2 * CG_BLOCK_SIZE);
+    memset(buffer->data, expected, 2 * CG_BLOCK_SIZE);
+    struct cg_mutation mutation = {
+        .kind = CG_MUTATE_COMPARE_AND_WRITE,
+        .copyset = copyset(f),
+        .chunk_id = 1,
+        .file_id = VOLUME,
+        .sn = 1,
+        .size = CG_BLOCK_SIZE,
+        .buffer = buffer,
+        .data_offset = CG_BLOCK_SIZE,
+        .done = mutated,
+        .user = answer,
+    };
+    *answer = (struct answer){0};
+    cg_store_mutate(f->store, &mutation);
+    cg_buffer_unref(buffer);
+}
+
+// A difference is found in what may be old: it is no answer until the others have confirmed that
+// nobody else leads.
+static void a_leader_that_may_be_deposed_does_not_say_that_data_differs(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 3, 0);
+    until_leader(&f);
+    struct answer answer;
+    write_bytes(&f, 0, CG_BLOCK_SIZE, 1, &answer);
+    until_answered(&f, &answer);
+    until_applied(&f);
+    compare(&f, 2, &answer);
+    until_answered(&f, &answer);
+    assert_int_equal(STATUS(MISCOMPARE), answer.status); // under the lease
+    f.follow = false;
+    while (cg_copyset_log_can_read(cg_copyset_raft(copyset(&f)))) {
+        turn(&f);
+    }
+    assert_true(cg_copyset_leads(copyset(&f)));
+    compare(&f, 2, &answer);
+    turns(&f, 3);
+    assert_false(answer.here);
+    append(&f, f.last_term + 5, NULL, 0, 0);
+    until_answered(&f, &answer);
+    assert_int_equal(STATUS(REDIRECTED), answer.status);
+    end(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_see_every_entry_that_was_decided_in_whatever_order_ranges_come_free),
@@ -548,6 +596,7 @@ int main(void) {
         cmocka_unit_test(a_request_waits_an_election_timeout_at_most),
         cmocka_unit_test(a_request_that_waited_is_carried_out_by_a_new_leader),
         cmocka_unit_test(a_leader_that_loses_its_place_redirects_what_it_had_under_way),
+        cmocka_unit_test(a_leader_that_may_be_deposed_does_not_say_that_data_differs),
         cmocka_unit_test(what_was_merged_in_an_older_term_is_not_logged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
