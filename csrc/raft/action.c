@@ -98,8 +98,8 @@ static uint64_t durable_match(const struct cg_raft *raft) {
 }
 
 static bool next_ack(struct cg_raft *raft, struct cg_raft_action *out) {
-    if (!raft->ack_due || !raft_state_durable(raft)) {
-        return false;
+    if (!raft->ack_due || raft->leader == 0 || !raft_state_durable(raft)) {
+        return false; // nobody to tell, perhaps because this server asks to be elected
     }
     uint64_t match = durable_match(raft);
     bool whole = match >= raft->ack_target;
@@ -115,7 +115,7 @@ static bool next_ack(struct cg_raft *raft, struct cg_raft_action *out) {
 }
 
 static bool next_heartbeat_reply(struct cg_raft *raft, struct cg_raft_action *out) {
-    if (!raft->heartbeat_reply_due || !raft_state_durable(raft)) {
+    if (!raft->heartbeat_reply_due || raft->leader == 0 || !raft_state_durable(raft)) {
         return false;
     }
     raft->heartbeat_reply_due = false;
