@@ -124,8 +124,8 @@ def measure_rejoin(folder: Path, seconds: float) -> dict[str, Any]:
         old = _ids(stack)[2]
         victim.kill()
         shutil.rmtree(stack.data_folders[2])
-        victim.start()
-        wait_until(lambda: _ids(stack)[2] != old, 20, "registration of the new disk")
+        victim.launch()  # it waits until its old self counts as gone
+        wait_until(lambda: _ids(stack)[2] != old, 40, "registration of the new disk")
         stack.copygate("retire", str(old), "--to", str(_ids(stack)[2]))
         began = time.monotonic()
         rates = []
