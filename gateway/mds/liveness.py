@@ -23,10 +23,6 @@ class Presence:
     reports: Mapping[CopysetKey, cl.CopysetReport] = field(default_factory=dict)
     scrub: cl.ScrubReport | None = None
 
-    @property
-    def leaders(self) -> int:
-        return sum(1 for report in self.reports.values() if report.leader)
-
 
 @dataclass(frozen=True, slots=True)
 class Leader:
