@@ -243,8 +243,10 @@ class Host:
         interval_s = self._interval_s if self._replicas.held else self._interval_s / 5
         pause = interval_s * random.uniform(0.9, 1.1)  # noqa: S311
         began = time.monotonic()
+        # Not wait_for: that of Python 3.11 loses a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), pause)
+            async with asyncio.timeout(pause):
+                await self._changed.wait()
         await asyncio.sleep(max(0, min(REPORT_GAP_S, pause) - (time.monotonic() - began)))
         self._changed.clear()
 

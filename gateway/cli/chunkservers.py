@@ -75,7 +75,8 @@ class Chunkservers:
             supervisor.keep_trying()
             if new:  # so that their ids are in the order of the folders
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(supervisor.settled.wait(), timeout_s)
+                    async with asyncio.timeout(timeout_s):
+                        await supervisor.settled.wait()
         while True:
             status = await self._mds.status()
             if status.copysets.copysets and not status.copysets.leaderless:

@@ -575,6 +575,18 @@ async def test_a_new_leader_is_reported_at_once(tmp_path: Path) -> None:
         assert (progress.match_index, progress.heard_ms_ago, progress.copying) == (4, 20, True)
 
 
+async def test_a_stop_is_not_lost_to_a_change_in_the_same_moment(tmp_path: Path) -> None:
+    mds = ScriptedMds()
+    mds.interval_ms = 60_000
+    settings = Settings(folder=tmp_path, listen="127.0.0.1:0", mds_grpc="127.0.0.1:1")
+    host = Host(settings, Engine(), mds)  # type: ignore[arg-type]
+    await host.start(timeout_s=5)
+    await asyncio.sleep(0.1)  # now it waits for a change, or a minute
+    host._changed.set()
+    done, _ = await asyncio.wait({asyncio.create_task(host.stop())}, timeout=5)
+    assert done
+
+
 @pytest.mark.parametrize(("role", "ready"), [("follower", False), ("leader", False)])
 async def test_who_does_not_serve_is_no_leader(tmp_path: Path, role: str, ready: bool) -> None:
     mds, engine = ScriptedMds(), Engine()
