@@ -98,8 +98,10 @@ static void forget_log(struct sim_server *server) {
 static bool open_log(struct sim_server *server) {
     struct sim *sim = server->sim;
     const struct sim_node *node = server->node;
+    // Without checkpoints nothing is recycled, and the simulated disk has 256 handles.
+    unsigned size = (unsigned)(sim->options.seed % 3) + (sim->profile.checkpoint_ns == 0 ? 3 : 0);
     const struct cg_wal_options options = {
-        .segment_bytes = UINT64_C(32768) << (sim->options.seed % 3),
+        .segment_bytes = UINT64_C(32768) << size,
         .capacity_bytes = 64 << 20,
         .batches_in_flight = 1 + (unsigned)(sim->options.seed / 3 % 3),
         .batch_bytes_max = sim->options.seed % 2 == 0 ? 12 << 10 : 0,
