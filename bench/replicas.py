@@ -115,7 +115,11 @@ class ReplicaLoads:
         else:
             result = fio_nbd(self._gateway.uri, job, {}, self._folder)
         return Window(
-            result.iops, result.bytes_per_second, result.latency_us, busy_us=result.machine_us
+            result.iops,
+            result.bytes_per_second,
+            result.latency_us,
+            busy_us=result.machine_us,
+            disturbance=result.disturbance,
         )
 
     def _compare(

@@ -86,6 +86,19 @@ def measure_replicas(
     return found
 
 
+def disturbance(details: dict[str, Any]) -> float:
+    """The most that other programs took while something was measured, in cores."""
+    loads = {**details, **details.get("replicas", {})}
+    rows = [
+        row
+        for name, found in loads.items()
+        if name not in {"up", "split", "replicas", "pauses", "rejoin", "idle", "start"}
+        for kind, row in found.items()
+        if kind != "system calls"
+    ]
+    return max((float(row["disturbance"]) for row in rows), default=0.0)
+
+
 def main() -> int:
     """The command line. Exit status 1 if a target is missed and --strict was given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,17 +143,9 @@ def main() -> int:
     print_details(details)
     print_replicas(details.get("replicas", {}))
     print_targets(targets)
-    disturbance = max(
-        (
-            result["disturbance"]
-            for name, found in details.items()
-            if name not in {"up", "split", "replicas"}
-            for kind, result in found.items()
-            if kind != "system calls"
-        ),
-        default=0.0,
+    print(
+        f"Other programs took up to {disturbance(details):.2f} of {about['cores']} cores meanwhile."
     )
-    print(f"Other programs took up to {disturbance:.2f} of {about['cores']} cores meanwhile.")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": about, "targets": [t.as_dict() for t in targets], "details": details}
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
