@@ -17,7 +17,9 @@
 #include "gateway/proto/catchup.pb.h"
 #include "rpc/channel.h"
 
-#define CG_COPIES_MAX       2U // received at once
+// Received at once. One after the other: what the log has to keep for each, and what is to be sent
+// again after it, is as short as can be.
+#define CG_COPIES_MAX       1U
 #define CG_COPY_LEADS_MAX   8U // sent at once
 #define CG_COPY_PIECES      4U // requests under way for one chunk
 #define CG_COPY_RETRY_NS    CG_NS_PER_S

@@ -48,7 +48,8 @@ static struct cg_copyset *copyset_from(const struct cg_store *store, uint64_t gr
     struct cg_copyset *found = NULL;
     for (uint32_t i = 0; i < store->copyset_count; i++) {
         struct cg_copyset *copyset = store->copysets[i];
-        if (copyset->group >= group && (found == NULL || copyset->group < found->group)) {
+        if (!copyset->paused && copyset->group >= group &&
+            (found == NULL || copyset->group < found->group)) {
             found = copyset;
         }
     }
@@ -130,7 +131,7 @@ static bool choose_known(struct cg_store *store) {
             cg_bad_blocks_clear(&store->bad, bad->group, bad->chunk_id, bad->block, 1);
             continue;
         }
-        if (!cg_copyset_recovered(copyset)) {
+        if (!cg_copyset_recovered(copyset) || copyset->paused) {
             continue;
         }
         scrub->target = (struct cg_scrub_target){

@@ -347,6 +347,10 @@ static void read_suspect(struct cg_store *store) {
 // ---- The next step
 
 void cg_scrub_go_on(struct cg_store *store) {
+    if (store->scrub.target.copyset->paused) {
+        cg_scrub_target_done(store); // its files are being replaced, by what has just been checked
+        return;
+    }
     switch (store->scrub.target.stage) {
     case CG_SCRUB_PROBE:
         probe(store);
