@@ -78,8 +78,10 @@ static void filled(struct cg_block_read *read) {
         attempt(read); // an entry was applied while the read was under way
         return;
     }
-    chunk->copyset->store->crc_errors++;
-    report(read);
+    if (cg_copyset_recovered(chunk->copyset)) {
+        chunk->copyset->store->crc_errors++;
+        report(read);
+    } // else it may be torn, and about to be written again
     finish(read, STATUS(CRC_FAIL));
 }
 

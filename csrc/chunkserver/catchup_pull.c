@@ -186,12 +186,13 @@ static void wait_and_ask(struct cg_copy_piece *piece, uint64_t wait_ns) {
     }
 }
 
-// The source's copy of one block is bad. It mends it if anybody has it: some time is given to that.
+// The source's copy of one block is bad. It mends it if anybody has it: some time is given to that,
+// unless it has just started: what power loss tore is written again by the log, here as there.
 // Then the block is bad here, too: with the checksum that it should have, so that nobody takes it
 // for good.
 static void take_damaged(struct cg_copy_piece *piece) {
     struct cg_chunk_pull *pull = piece->pull;
-    if (++piece->damaged <= CG_COPY_DAMAGED_MAX) {
+    if (!piece->call.reply.torn && ++piece->damaged <= CG_COPY_DAMAGED_MAX) {
         cg_buffer_unref(piece->buffer);
         piece->buffer = NULL;
         wait_and_ask(piece, CG_COPY_RETRY_NS);

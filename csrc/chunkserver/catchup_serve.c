@@ -116,7 +116,11 @@ static void answer_blocks(struct cg_server_request *request, const struct cg_chu
         at += run;
     }
     cg_copy_head_encode(&head, blocks->count, parcel->bytes);
-    copygate_CopyReply reply = {.status = data != NULL ? CG_COPY(OK) : CG_COPY(DAMAGED)};
+    copygate_CopyReply reply = {
+        .status = data != NULL ? CG_COPY(OK) : CG_COPY(DAMAGED),
+        .has_torn = true,
+        .torn = !cg_copyset_recovered(chunk->copyset),
+    };
     catchup_of(request)->stats.sent_bytes +=
         (uint64_t)__builtin_popcountll(head.mask) * CG_BLOCK_SIZE;
     answer_bytes(request, &reply, iov, count, parcel);
@@ -173,6 +177,7 @@ static void read_blocks(struct cg_server_request *request) {
         .offset = blocks->first * CG_BLOCK_SIZE,
         .size = blocks->count * CG_BLOCK_SIZE,
         .local = true,
+        .torn = true,
         .done = blocks_read,
         .user = request,
     };
@@ -311,6 +316,7 @@ static bool page_step(struct page *page) {
         .copyset = lead->copyset,
         .chunk_id = lead->ids[at],
         .local = true,
+        .torn = true,
         .done = metadata_read,
         .user = page,
     };

@@ -142,7 +142,8 @@ void cg_read_again(struct cg_read *read) {
 }
 
 static void start(struct cg_read *read) {
-    read->chunk = cg_chunk_get(read->query.copyset, read->query.chunk_id, false);
+    bool recovering = read->query.torn && !cg_copyset_recovered(read->query.copyset);
+    read->chunk = cg_chunk_get(read->query.copyset, read->query.chunk_id, recovering);
     if (read->chunk == NULL) {
         cg_read_end(read, STATUS(OVERLOAD));
         return;
@@ -191,7 +192,7 @@ void cg_store_read(struct cg_store *store, const struct cg_query *query) {
     }
     read->query = *query;
     if (query->local) {
-        if (cg_copyset_recovered(query->copyset) && !query->copyset->paused) {
+        if (!query->copyset->paused && (query->torn || cg_copyset_recovered(query->copyset))) {
             start(read);
         } else {
             cg_read_end(read, STATUS(OVERLOAD));

@@ -256,6 +256,9 @@ struct cg_query {
     uint32_t offset; // bytes, inside the chunk
     uint32_t size;
     bool local; // what is applied here, whoever leads: may be older than what was acknowledged
+    // And local: also soon after a start, before all that may have been applied earlier has been
+    // applied again. What power loss tore reads as CRC_FAIL, or as it was, until then.
+    bool torn;
     // Called once, possibly inside cg_store_read.
     void (*done)(void *user, const struct cg_read_result *result);
     void *user;

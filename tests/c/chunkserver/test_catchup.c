@@ -223,6 +223,41 @@ static void copying_survives_everything(uint64_t seed) {
     model_destroy(model);
 }
 
+static bool is_half_copied(struct replicamodel *model) {
+    struct cg_copyset *copyset = model_copyset(&model->member[completed_at]);
+    model_mutate(model);
+    return copyset != NULL && copyset->incomplete;
+}
+
+// One is half-copied, one restarts, the third is away: the two are a majority. The one that
+// restarts cannot know what is committed, nor apply it, before the other one has its state.
+static void two_that_need_each_other_go_on(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model->rate = 4U << 20;
+    model_found(model);
+    load(model, 100);
+    unsigned away = follower(model);
+    model_crash(model, away, SIMDISK_DROP_ALL);
+    load_until_recycled(model);
+    model_start(model, away);
+    completed_at = away;
+    model_until(model, is_half_copied, "copying does not begin");
+    unsigned third = follower(model);
+    while (third == away) {
+        third = follower(model);
+    }
+    unsigned other = 3 - away - third;
+    model_crash(model, third, SIMDISK_DROP_ALL);
+    model_crash(model, other, (enum simdisk_crash)model_pick(model, SIMDISK_CRASH_MODES));
+    model_start(model, other);
+    load(model, 20);
+    model_drain(model);
+    model_start(model, third);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
 // ---- Damage
 
 static bool nothing_dirty(struct replicamodel *model) {
@@ -459,6 +494,7 @@ int main(int argc, char **argv) {
         {"a member that was away copies", a_member_that_was_away_copies, 2},
         {"a wiped member joins again", a_wiped_member_joins_again, 2},
         {"copying survives everything", copying_survives_everything, 1},
+        {"two that need each other go on", two_that_need_each_other_go_on, 2},
         {"flipped bits are found and mended", flipped_bits_are_found_and_mended, 2},
         {"a read of a bad block gets good data", a_read_of_a_bad_block_gets_good_data, 2},
         {"bad metadata is mended", bad_metadata_is_mended, 2},
