@@ -62,8 +62,11 @@ struct cg_op *cg_op_alloc(struct cg_store *store) {
 void cg_op_unclaim(struct cg_op *op) {
     op->store->claimed_bytes -= op->claimed;
     op->claimed = 0;
-    op->store->freeing_count -= op->freeing ? 1 : 0;
-    op->freeing = false;
+    if (op->freeing) {
+        op->freeing = false;
+        op->store->freeing_count--;
+        op->store->looked_ns = 0; // what it gave back counts for the next write
+    }
 }
 
 void cg_op_free(struct cg_op *op) {
