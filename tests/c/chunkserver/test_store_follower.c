@@ -134,9 +134,10 @@ static void epoch_raised(void *context, struct cg_copyset *copyset, uint64_t fil
 
 // ---- Life
 
-static void begin(struct fixture *f, uint64_t seed, uint32_t chunks_max) {
+static void begin_on(struct fixture *f, uint64_t seed, uint32_t chunks_max,
+                     uint64_t capacity_bytes) {
     char error[256] = "";
-    struct simdisk_options disk = {.seed = seed};
+    struct simdisk_options disk = {.seed = seed, .capacity_bytes = capacity_bytes};
     memset(f, 0, sizeof(*f));
     cg_list_init(&replies);
     f->now_ns = CG_NS_PER_S;
@@ -149,6 +150,7 @@ static void begin(struct fixture *f, uint64_t seed, uint32_t chunks_max) {
         .wal_bytes = 8U << 20,
         .wal_segment_bytes = 2U << 20,
         .checkpoint_interval_ns = 1000 * CG_NS_PER_S,
+        .reserve_bytes = capacity_bytes / 8,
         .send = heard,
         .send_context = f,
         .now = now_of,
@@ -161,6 +163,10 @@ static void begin(struct fixture *f, uint64_t seed, uint32_t chunks_max) {
     struct cg_copyset_spec spec = {
         .pool = 1, .copyset = 1, .self = 1, .founders = founders, .founder_count = 3};
     assert_int_equal(0, cg_store_add_copyset(f->store, &spec));
+}
+
+static void begin(struct fixture *f, uint64_t seed, uint32_t chunks_max) {
+    begin_on(f, seed, chunks_max, 0);
 }
 
 static struct cg_copyset *copyset(struct fixture *f) {
@@ -284,14 +290,14 @@ static void mutated(void *user, const struct cg_mutation_result *result) {
     *answer = (struct answer){true, result->status, result->leader};
 }
 
-static void write_bytes(struct fixture *f, uint32_t offset, uint32_t size, uint8_t value,
-                        struct answer *answer) {
+static void write_chunk(struct fixture *f, uint64_t chunk, uint32_t offset, uint32_t size,
+                        uint8_t value, struct answer *answer) {
     struct cg_buffer *buffer = cg_buffer_alloc(f->pool, CHUNK);
     memset(buffer->data + offset % CG_BLOCK_SIZE, value, size);
     struct cg_mutation mutation = {
         .kind = CG_MUTATE_WRITE,
         .copyset = copyset(f),
-        .chunk_id = 1,
+        .chunk_id = chunk,
         .file_id = VOLUME,
         .sn = 1,
         .offset = offset,
@@ -304,6 +310,11 @@ static void write_bytes(struct fixture *f, uint32_t offset, uint32_t size, uint8
     *answer = (struct answer){0};
     cg_store_mutate(f->store, &mutation);
     cg_buffer_unref(buffer);
+}
+
+static void write_bytes(struct fixture *f, uint32_t offset, uint32_t size, uint8_t value,
+                        struct answer *answer) {
+    write_chunk(f, 1, offset, size, value, answer);
 }
 
 static void until_answered(struct fixture *f, const struct answer *answer) {
@@ -587,6 +598,43 @@ static void a_leader_that_may_be_deposed_does_not_say_that_data_differs(void **s
     end(&f);
 }
 
+// The free space that the store knows may be some milliseconds old: not when it refuses a write.
+static void what_a_deletion_gave_back_counts_at_once(void **state) {
+    (void)state;
+    struct fixture f;
+    begin_on(&f, 4, 0, 24U << 20);
+    until_leader(&f);
+    struct answer answer = {0};
+    uint64_t chunk = 0;
+    while (answer.status != STATUS(NOSPACE)) {
+        assert_true(++chunk < 10000);
+        write_chunk(&f, chunk, 0, CHUNK, 5, &answer);
+        until_answered(&f, &answer);
+        until_applied(&f);
+    }
+    for (uint64_t deleted = 1; deleted <= 8; deleted++) {
+        struct cg_mutation deletion = {
+            .kind = CG_MUTATE_DELETE,
+            .copyset = copyset(&f),
+            .chunk_id = deleted,
+            .file_id = VOLUME,
+            .sn = 1,
+            .done = mutated,
+            .user = &answer,
+        };
+        answer = (struct answer){0};
+        cg_store_mutate(f.store, &deletion);
+        until_answered(&f, &answer);
+        assert_int_equal(STATUS(SUCCESS), answer.status);
+        until_applied(&f);
+    }
+    write_chunk(&f, chunk, 0, CHUNK, 6, &answer);
+    until_answered(&f, &answer);
+    assert_int_equal(STATUS(SUCCESS), answer.status);
+    until_applied(&f);
+    end(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_see_every_entry_that_was_decided_in_whatever_order_ranges_come_free),
@@ -598,6 +646,7 @@ int main(void) {
         cmocka_unit_test(a_leader_that_loses_its_place_redirects_what_it_had_under_way),
         cmocka_unit_test(a_leader_that_may_be_deposed_does_not_say_that_data_differs),
         cmocka_unit_test(what_was_merged_in_an_older_term_is_not_logged),
+        cmocka_unit_test(what_a_deletion_gave_back_counts_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
