@@ -194,7 +194,8 @@ class Supervisor:
                 return
             line = raw.decode(errors="replace").strip()
             if line:
-                self._last_line = line.split("error: ", 1)[-1]
+                if not raw[:1].isspace():  # else it says what to do about the line before
+                    self._last_line = line.split("error: ", 1)[-1].removeprefix("copygate: ")
                 self._relay(line)
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.app import split_address
 from gateway.cli.child import Launch, Supervisor, end_orphan
-from gateway.errors import CopygateError, UnavailableError
+from gateway.errors import CopygateError, InvalidArgumentError, UnavailableError
 
 if TYPE_CHECKING:
     from gateway.mds.client import MdsClient
@@ -28,6 +28,7 @@ log = logging.getLogger("gateway.up")
 
 STOP_TIMEOUT_S = 120.0  # a checkpoint syncs every chunk file that was written
 POLL_S = 0.05
+PORT_MAX = 65535
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,14 @@ class Settings:
 
 
 def addresses(listen: str, count: int) -> list[str]:
-    """Where each listens; port 0 picks one for each."""
+    """Where each listens; port 0 picks one for each. Raises InvalidArgumentError."""
     host, port = split_address(listen, "--chunkserver-listen")
+    if port + count - 1 > PORT_MAX:
+        raise InvalidArgumentError(
+            f"--chunkserver-listen {listen}: {count} chunkservers need as many ports, and the "
+            f"last port is {PORT_MAX}",
+            hint=f"give {PORT_MAX - count + 1} at most",
+        )
     return [f"{host}:{port + n if port else 0}" for n in range(count)]
 
 
@@ -66,10 +73,11 @@ class Chunkservers:
 
     async def start(self, timeout_s: float) -> list[tuple[str, int | None]]:
         """Starts them, and returns the addresses and pids of those that serve when every copyset
-        has a leader: if not all of them start, too, as long as these are few enough. Raises a
-        CopygateError when it cannot come to that."""
+        has a leader: if not all of them start, too, as long as these are few enough. In a new store
+        all have to, or there are no copysets. Raises a CopygateError when it cannot come to
+        that."""
         deadline = time.monotonic() + timeout_s
-        new = not (await self._mds.status()).chunkservers
+        new = not (await self._mds.status()).copysets.copysets
         for number, supervisor in enumerate(self._supervisors, 1):
             end_orphan(self._pidfile(number), supervisor.name)
             supervisor.keep_trying()
@@ -77,15 +85,13 @@ class Chunkservers:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(timeout_s):
                         await supervisor.settled.wait()
+                self._check(dispensable=0)
         while True:
             status = await self._mds.status()
             if status.copysets.copysets and not status.copysets.leaderless:
                 return self._ours(status.chunkservers)
-            failures = [s.failure for s in self._supervisors if s.failure and s.settled.is_set()]
-            if len(failures) > self._settings.count // 2:
-                raise CopygateError(
-                    failures[0], hint="the log above says why; what is stored is not changed"
-                )
+            made = bool(status.copysets.copysets)
+            failures = self._check(dispensable=(self._settings.count - 1) // 2 if made else 0)
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"not every copyset has a leader after {timeout_s:.0f} s",
@@ -96,6 +102,15 @@ class Chunkservers:
                     hint=failures[0] if failures else "the log above says what they do",
                 )
             await asyncio.sleep(POLL_S)
+
+    def _check(self, dispensable: int) -> list[str]:
+        """Why some do not start; raises if they are more than ``dispensable``."""
+        failures = [s.failure for s in self._supervisors if s.failure and s.settled.is_set()]
+        if len(failures) > dispensable:
+            raise CopygateError(
+                failures[0], hint="the log above says why; what is stored is not changed"
+            )
+        return failures
 
     async def stop(self) -> None:
         """Ends them in order, all at once."""

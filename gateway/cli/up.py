@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli import chunkservers
 from gateway.cli.app import (
     DEFAULT_CHUNKSERVER,
     DEFAULT_MDS,
@@ -184,7 +185,6 @@ async def _start_chunkservers(
     app: App, plan: Plan, mds: MdsServer, stack: contextlib.AsyncExitStack
 ) -> list[Disk]:
     """As many chunkservers as there are replicas, in processes of their own."""
-    from gateway.cli import chunkservers  # noqa: PLC0415
     from gateway.mds.client import MdsClient  # noqa: PLC0415
 
     client = await stack.enter_async_context(MdsClient(mds.grpc_address))
@@ -453,6 +453,8 @@ def up(
         ("--chunkserver-listen", chunkserver_listen),
     ):
         check_listen(address, option, allow_remote)
+    if replicas is not None and replicas > 1:
+        chunkservers.addresses(chunkserver_listen, replicas)  # before a store is made
     portal = None if iscsi is None else _check_iscsi(iscsi, allow_remote)
     folder = (data or default_folder()).expanduser().absolute()
     endpoint = None

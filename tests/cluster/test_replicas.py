@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,35 @@ def test_a_child_that_cannot_start_is_told_and_two_are_enough(up: Up) -> None:
     up.daemon.launch()
     assert up.daemon.wait(60) == 1
     assert "is damaged" in up.answer.read_text()
+
+
+def _taken_behind_a_free_one() -> socket.socket:
+    """A socket that listens at the port behind one that is free."""
+    while True:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            taken = socket.socket()
+            try:
+                taken.bind(("127.0.0.1", free.getsockname()[1] + 1))
+            except (OSError, OverflowError):  # in use, or 65536
+                taken.close()
+            else:
+                taken.listen()
+                return taken
+
+
+def test_a_new_store_whose_second_port_is_taken_says_so_at_once(data_folder: Path) -> None:
+    with _taken_behind_a_free_one() as taken:
+        port = taken.getsockname()[1]
+        listen = ("--chunkserver-listen", f"127.0.0.1:{port - 1}")
+        new = Up(data_folder, "--replicas", "3", *listen)
+        new.daemon.launch()
+        try:
+            assert new.daemon.wait(30) == 1
+        finally:
+            new.daemon.kill()
+    error = new.answer.read_text().rpartition("\n{\n")[2]
+    assert f"chunkserver 2 ended at once: cannot listen on 127.0.0.1:{port}" in error
 
 
 @pytest.fixture

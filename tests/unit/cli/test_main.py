@@ -54,6 +54,14 @@ def test_version() -> None:
         (("retire", "1", "--cancel", "--to", "2"), 2, "stands alone"),
         (("mds", "--data", "/tmp", "--replicas", "8"), 2, "8 is not in the range"),
         (("up", "--replicas", "three"), 2, "'three'"),
+        (
+            (
+                *("up", "--data", "/dev/null/x", "--replicas", "3"),
+                *("--chunkserver-listen", "127.0.0.1:65534"),
+            ),
+            2,
+            "65533 at most",
+        ),
     ],
 )
 def test_mistakes_get_a_line_or_two_and_a_code(

@@ -133,7 +133,11 @@ FAKE = r"""#!/bin/sh
 # Behaves as nbdkit does to its parent: takes the socket as descriptor 3, writes its pid file.
 [ "$LISTEN_PID" = $$ ] && [ "$LISTEN_FDS" = 1 ] || { echo "nbdkit: error: no socket" >&2; exit 1; }
 [ -S /proc/self/fd/3 ] || { echo "nbdkit: error: 3 is no socket" >&2; exit 1; }
-if [ -e "$FAKE_REFUSES" ]; then echo "nbdkit: error: volume v does not exist" >&2; exit 1; fi
+if [ -e "$FAKE_REFUSES" ]; then
+    echo "nbdkit: error: volume v does not exist" >&2
+    echo "  make it first" >&2
+    exit 1
+fi
 while [ "$1" != --pidfile ]; do shift; done
 echo $$ > "$2"
 exec sleep 1000
@@ -191,7 +195,7 @@ async def test_what_nbdkit_refuses_is_said(fake: Path) -> None:
     (fake / "refuse").touch()
     child, sock = supervisor(fake)
     with sock:
-        with pytest.raises(CopygateError, match="volume v does not exist"):
+        with pytest.raises(CopygateError, match="ended at once: volume v does not exist"):
             await child.start()
         await child.stop()
 
