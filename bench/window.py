@@ -67,6 +67,12 @@ class Window:
         return dataclasses.asdict(self)
 
 
+def _children(pid: int) -> set[int]:
+    """Of a process: fio's work is done by one."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return {int(word) for word in listed.read_text().split()} if listed.exists() else set()
+
+
 def system_calls(seconds: float) -> float | None:
     """System calls of the whole machine a second, over that long; None without perf."""
     perf = which("perf")
@@ -93,9 +99,9 @@ def watch(
     """
     words = [str(word) for word in argv]
     load = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=folder)
-    known = {*pids, load.pid, os.getpid()}
     try:
         time.sleep(1.0)
+        known = {*pids, load.pid, *_children(load.pid), os.getpid()}
         others = other_programs_seconds(known)
         before = Counters.now(folder)
         time.sleep(max(0.5, seconds - 2.0))
