@@ -28,6 +28,14 @@ def test_it_is_hardened_and_its_command_exists(unit: Path) -> None:
     assert shlex.split(start)[1] in COMMANDS
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_it_waits_for_the_addresses_of_a_cluster(unit: Path) -> None:
+    """They cannot be bound earlier, and after five tries within seconds systemd gives up."""
+    lines = unit.read_text().splitlines()
+    assert "Wants=network-online.target" in lines
+    assert any(line.startswith("After=network-online.target") for line in lines)
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_finds_no_fault(unit: Path, tmp_path: Path) -> None:
