@@ -280,7 +280,10 @@ async def test_a_scrub_that_is_off_is_not_asked_for(mds: MdsServer, tmp_path: Pa
     async with MdsClient(mds.grpc_address) as client:
         await client.start_scrub()
         engine.counters.scrub = SCRUB._replace(rate=0)
-        await asyncio.sleep(0.1)
+        for _ in range(500):
+            if not (await client.status()).chunkservers[0].scrub.rate:
+                break
+            await asyncio.sleep(0.01)
         engine.scrubs.clear()
         await asyncio.sleep(0.1)
         with pytest.raises(BusyError, match="is off"):
