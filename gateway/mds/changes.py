@@ -21,7 +21,7 @@ from gateway.proto import cluster_pb2 as cl
 from gateway.proto import store_pb2 as st
 
 COPIES_MAX = 2
-"""Replicas that a chunkserver copies at once; further ones wait."""
+"""Replicas that a chunkserver takes in at once, copying one after the other; further ones wait."""
 NO_PORT = 0
 """Of a chunkserver whose address another one has now: its disk is lost, or will register again."""
 FAR_BEHIND = 1024
