@@ -319,6 +319,9 @@ int cg_store_add_copyset(struct cg_store *store, const struct cg_copyset_spec *s
     if (store->disk_error != 0) {
         return -store->disk_error;
     }
+    if (copyset == NULL && store->removals > 0) {
+        return -EAGAIN; // it may be of the same copyset, whose files are on their way out
+    }
     if (copyset == NULL) {
         result = make_folder(store, spec, &copyset);
     }

@@ -340,6 +340,27 @@ static void a_successor_at_once_does_not_see_the_old_checkpoint(void **state) {
     end(&f);
 }
 
+static void a_successor_waits_until_the_old_one_is_gone(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 8);
+    assert_int_equal(0, add_alone(&f, FIRST));
+    assert_int_equal(STATUS(SUCCESS), write_chunk(&f, 1, 1));
+    f.removed = 1;
+    cg_store_remove_copyset(f.store, 1, 1, FIRST, is_removed, &f);
+    while (f.removed == 1) {
+        assert_int_equal(-EAGAIN, add_alone(&f, SECOND));
+        turn(&f);
+    }
+    assert_int_equal(0, f.removed);
+    assert_int_equal(0, add_alone(&f, SECOND));
+    assert_int_equal(STATUS(SUCCESS), write_chunk(&f, 1, 2));
+    lose_power(&f, SIMDISK_DROP_ALL);
+    assert_int_equal(SECOND, cg_copyset_member(copyset(&f)));
+    assert_int_equal(2, read_chunk(&f, 1));
+    end(&f);
+}
+
 static void removing_survives_a_power_loss_at_any_step(void **state) {
     (void)state;
     for (unsigned step = 0; step < 20; step++) {
@@ -421,6 +442,7 @@ int main(void) {
         cmocka_unit_test(a_removed_replica_takes_its_files_along_and_a_successor_begins_blank),
         cmocka_unit_test(the_old_ones_entries_are_not_a_successors),
         cmocka_unit_test(a_successor_at_once_does_not_see_the_old_checkpoint),
+        cmocka_unit_test(a_successor_waits_until_the_old_one_is_gone),
         cmocka_unit_test(removing_survives_a_power_loss_at_any_step),
         cmocka_unit_test(a_folder_without_a_member_keeps_what_it_holds_whatever_the_power_does),
     };
