@@ -196,7 +196,7 @@ static void zero_next(struct cg_op *op) {
 }
 
 static void apply_next(struct cg_op *op) {
-    if (op->store->disk_error != 0) {
+    if (op->store->disk_error != 0 || op->request.copyset->gone) {
         cg_op_applied(op);
         return;
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// The end of a replica that its group has removed: (1) its log falls silent, and what is under way
-// ends; (2) its member file says that it is gone, durably: from then on the log's and the
-// checkpoint's records of it are ignored; (3) it leaves memory, and its files go; (4) a checkpoint
-// is written that does not know it. A crash before (2) leaves it as it was.
+// The end of a replica that its group has removed: (1) its log falls silent, and requests end; (2)
+// its member file says that it is gone, durably: from then on the log's and the checkpoint's
+// records of it are ignored; (3) what is under way ends, applied or not: on a full disk, or with a
+// chunk that cannot be loaded, it would never be applied; (4) it leaves memory, and its files go;
+// (5) a checkpoint is written that does not know it. A crash before (2) leaves it as it was.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,6 @@ struct removal {
     struct cg_store *store;
     struct cg_timer timer;
     struct cg_file_op op;
-    bool marked; // (2) is done
     char folder[CG_CHUNK_PATH_MAX];
     struct cg_member member;
     void (*done)(void *user, int status);
@@ -121,10 +121,12 @@ static void files_done(struct cg_file_op *op) {
 static bool is_quiet(const struct removal *removal) {
     const struct cg_copyset *copyset = removal->copyset;
     struct cg_scrub *scrub = &removal->store->scrub;
-    if (scrub->active || cg_store_checkpointing(removal->store) ||
+    if (scrub->active || removal->store->checkpoint.stage > CG_CHECKPOINT_CAPTURE ||
         !cg_list_empty(&copyset->unapplied) || !cg_copyset_log_idle(copyset->log)) {
         return false;
     }
+    // One that captures may wait for others, whose entries find no space; the files may give it.
+    cg_checkpoint_cancel(removal->store);
     if (scrub->target.set && scrub->target.copyset == copyset) {
         scrub->target.set = false;
     }
@@ -153,6 +155,17 @@ static void mark_call(struct cg_file_op *op) {
     op->result = cg_member_save(removal->store->disk, removal->folder, &removal->member);
 }
 
+// What waits in `stalled` ends when it is tried again.
+static void give_up(struct cg_copyset *copyset) {
+    struct cg_store *store = copyset->store;
+    copyset->gone = true;
+    for (uint32_t i = 0; i < store->chunks_used; i++) {
+        if (store->chunks[i].state != CG_CHUNK_FREE && store->chunks[i].copyset == copyset) {
+            cg_deliver_give_up(&store->chunks[i]);
+        }
+    }
+}
+
 static void look(struct cg_timer *timer);
 
 static void mark_done(struct cg_file_op *op) {
@@ -163,7 +176,7 @@ static void mark_done(struct cg_file_op *op) {
     } else if (op->result != 0) {
         end(removal, (int)op->result);
     } else {
-        removal->marked = true;
+        give_up(removal->copyset);
         look(&removal->timer);
     }
 }
@@ -172,11 +185,7 @@ static void look(struct cg_timer *timer) {
     struct removal *removal = CG_CONTAINER_OF(timer, struct removal, timer);
     struct cg_store *store = removal->store;
     if (is_quiet(removal) && cg_chunks_forget(removal->copyset)) {
-        if (removal->marked) {
-            leave(removal);
-        } else {
-            submit(removal, mark_call, mark_done);
-        }
+        leave(removal);
     } else if (cg_timer_arm(store->reactor, &removal->timer,
                             cg_reactor_now(store->reactor) + QUIET_POLL_NS) != 0) {
         end(removal, -ENOMEM);
@@ -213,5 +222,5 @@ void cg_store_remove_copyset(struct cg_store *store, uint32_t pool, uint32_t id,
     cg_log(CG_LOG_INFO, "%s is removed", removal->folder);
     cg_copyset_log_stop(copyset->log);
     cg_leadership_fail(copyset, STATUS(COPYSET_NOTEXIST));
-    look(&removal->timer);
+    submit(removal, mark_call, mark_done);
 }

@@ -106,7 +106,8 @@ static int find_spare(struct cg_store *store) {
         return 0;
     }
     cg_store_checkpoint(store);
-    while (cg_store_checkpointing(store)) {
+    // Idle and not through: it waits for entries that cannot be applied now.
+    while (cg_store_checkpointing(store) && !cg_store_idle(store)) {
         int result = cg_reactor_wait(store->reactor, UINT64_MAX);
         if (result < 0) {
             return result;

@@ -190,10 +190,12 @@ int cg_store_open(struct cg_disk *disk, struct cg_reactor *reactor, struct cg_bu
     return 0;
 }
 
+// A checkpoint that captures waits for operations alone: if those wait for space, so does it.
 bool cg_store_idle(const struct cg_store *store) {
     return store->ops_active == store->ops_parked + store->stalled_count + store->ops_decided &&
            store->reads_active == 0 && store->file_ops == 0 && store->checkpoint.flushing == 0 &&
-           !cg_store_checkpointing(store) && !store->scrub.active && store->removals == 0;
+           store->checkpoint.stage <= CG_CHECKPOINT_CAPTURE && !store->scrub.active &&
+           store->removals == 0;
 }
 
 void cg_store_stop(struct cg_store *store) {
@@ -215,10 +217,11 @@ static bool logs_idle(const struct cg_store *store) {
 
 void cg_store_close(struct cg_store *store) {
     cg_store_stop(store);
-    while (!logs_idle(store) && cg_reactor_wait(store->reactor, UINT64_MAX) >= 0) {
-    }
+    // Nothing new may begin while the logs end.
     cg_timer_disarm(&store->stall_timer);
     cg_timer_disarm(&store->tick);
+    while (!logs_idle(store) && cg_reactor_wait(store->reactor, UINT64_MAX) >= 0) {
+    }
     cg_scrub_destroy(store);
     cg_reactor_undefer(&store->apply_work);
     cg_ops_destroy(store);

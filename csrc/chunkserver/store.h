@@ -109,8 +109,8 @@ void cg_store_stop(struct cg_store *store);
 // cg_wal_close.
 void cg_store_close(struct cg_store *store);
 
-// No operation, read or checkpoint is under way. An operation that waits for space counts as idle:
-// the log keeps it.
+// No operation, read or checkpoint is under way. An operation that waits for space counts as idle,
+// the log keeps it; and so does a checkpoint that waits for it.
 bool cg_store_idle(const struct cg_store *store);
 
 // Starts a checkpoint, unless one is running or nothing is to be saved. `store->checkpoints`
@@ -141,8 +141,8 @@ struct cg_copyset_spec {
 
 // Makes the replica durably and starts it. A folder of an earlier version, which does not say who
 // its member is, is taken over with all it holds if `self` is the only founder. Returns 0 (also if
-// it is there), -EEXIST if it is there as another member, -EINVAL, -ENOSPC or the disk's error.
-// Blocking.
+// it is there), -EEXIST if it is there as another member, -EAGAIN while a replica is being removed,
+// -EINVAL, -ENOSPC or the disk's error. Blocking.
 int cg_store_add_copyset(struct cg_store *store, const struct cg_copyset_spec *spec);
 // Takes away a replica that its group has removed, with all its files. It is not found any more at
 // once; done(user, status) follows when that is durable, perhaps inside this call: 0 (also if there

@@ -118,6 +118,7 @@ struct cg_copyset {
     struct cg_dedup dedup;
     struct cg_epoch_table epochs;
     bool folder_dirty; // files came or went since the folder was last synced
+    bool gone;         // removed, durably: nothing is applied any more
     // Leadership.
     uint64_t term_led;   // in which this replica leads and is ready; 0: it is not
     struct cg_list held; // operations that wait for a leader, in order of arrival
@@ -567,7 +568,7 @@ void cg_deliver_resume(struct cg_deferred *deferred);
 void cg_deliver_unblock(struct cg_store *store);
 // The chunk's metadata cannot be had now: what is committed waits.
 void cg_deliver_unloadable(struct cg_chunk *chunk);
-// The disk is retired: lets go of what waits for its range.
+// The disk is retired, or the copyset gone: lets go of what waits for its range.
 void cg_deliver_give_up(struct cg_chunk *chunk);
 // All that may have been applied before the start has been applied since.
 bool cg_copyset_recovered(struct cg_copyset *copyset);
@@ -627,7 +628,7 @@ int cg_checkpoint_create(struct cg_store *store);
 void cg_checkpoint_destroy(struct cg_store *store);
 // An entry was delivered: is it time for one?
 void cg_checkpoint_delivered(struct cg_store *store);
-// The disk was retired.
+// Ends one that has written nothing yet.
 void cg_checkpoint_cancel(struct cg_store *store);
 void cg_checkpoint_advance(struct cg_store *store);
 

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -635,6 +636,100 @@ static void what_a_deletion_gave_back_counts_at_once(void **state) {
     end(&f);
 }
 
+#define MEMBER_FILE CG_BLOCK_SIZE // what one takes on the disk
+
+// Another program takes all the space that is free but for a small file's.
+static void crowd(struct fixture *f) {
+    struct cg_disk *disk = simdisk_disk(f->sim);
+    uint64_t free_bytes;
+    uint64_t total_bytes;
+    int handle = disk->ops->open(disk, "foreign", O_RDWR | O_CREAT);
+    assert_true(handle >= 0);
+    int64_t size = disk->ops->size(disk, handle);
+    assert_int_equal(0, disk->ops->space(disk, &free_bytes, &total_bytes));
+    if (free_bytes > MEMBER_FILE) {
+        uint64_t length = (uint64_t)size + free_bytes - MEMBER_FILE;
+        assert_int_equal(0, disk->ops->allocate(disk, handle, 0, length));
+    }
+    disk->ops->close(disk, handle);
+}
+
+// The leader goes on while the disk is full, until the reserve is used up.
+static void append_until_stalled(struct fixture *f) {
+    for (uint64_t chunk = 1; f->store->stalled_count == 0; chunk++) {
+        assert_true(chunk < 10000);
+        crowd(f);
+        struct cg_entry what = a_write(chunk, 0, CHUNK / CG_BLOCK_SIZE);
+        append(f, 5, &what, 1, 1);
+        until_delivered(f);
+        turns(f, 20);
+    }
+    crowd(f);
+    cg_store_checkpoint(f->store);
+    assert_true(cg_store_checkpointing(f->store)); // it waits as well
+}
+
+static void what_finds_no_room_does_not_hold_up_the_end(void **state) {
+    (void)state;
+    struct fixture f;
+    begin_on(&f, 5, 0, 24U << 20);
+    append_until_stalled(&f);
+    end(&f);
+}
+
+static void is_removed(void *user, int status) {
+    int *removed = user;
+    *removed = status;
+}
+
+static void remove_replica(struct fixture *f) {
+    int removed = 1;
+    cg_store_remove_copyset(f->store, 1, 1, 1, is_removed, &removed);
+    for (unsigned count = 0; removed == 1; count++) {
+        assert_true(count < 100000);
+        turn(f);
+    }
+    assert_int_equal(0, removed);
+    assert_int_equal(0, cg_store_copyset_count(f->store));
+}
+
+static void a_replica_on_a_full_disk_can_be_removed_and_gives_its_space_back(void **state) {
+    (void)state;
+    struct fixture f;
+    begin_on(&f, 6, 0, 24U << 20);
+    append_until_stalled(&f);
+    uint64_t used = simdisk_used(f.sim);
+    remove_replica(&f);
+    assert_true(simdisk_used(f.sim) < used);
+    end(&f);
+}
+
+static void a_replica_with_a_chunk_that_cannot_be_loaded_can_be_removed(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 7, 4);
+    for (uint64_t chunk = 1; chunk <= 8; chunk++) {
+        struct cg_entry what = a_write(chunk, 0, 1);
+        append(&f, 5, &what, 1, 1);
+        until_applied(&f);
+        cg_store_checkpoint(f.store);
+        while (cg_store_checkpointing(f.store)) {
+            turn(&f);
+        }
+    }
+    for (uint64_t slot = 0; slot < 2; slot++) {
+        assert_int_equal(
+            0, simdisk_flip(f.sim, "chunks/1-1/chunk_1", slot * CG_CHUNK_SLOT_STRIDE + 40, 1));
+    }
+    struct cg_entry what = a_write(1, 0, 1);
+    append(&f, 5, &what, 1, 2);
+    until_delivered(&f);
+    turns(&f, 50);
+    assert_int_equal(1, f.store->ops_decided); // it waits for a file that is well
+    remove_replica(&f);
+    end(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_see_every_entry_that_was_decided_in_whatever_order_ranges_come_free),
@@ -647,6 +742,9 @@ int main(void) {
         cmocka_unit_test(a_leader_that_may_be_deposed_does_not_say_that_data_differs),
         cmocka_unit_test(what_was_merged_in_an_older_term_is_not_logged),
         cmocka_unit_test(what_a_deletion_gave_back_counts_at_once),
+        cmocka_unit_test(what_finds_no_room_does_not_hold_up_the_end),
+        cmocka_unit_test(a_replica_on_a_full_disk_can_be_removed_and_gives_its_space_back),
+        cmocka_unit_test(a_replica_with_a_chunk_that_cannot_be_loaded_can_be_removed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
