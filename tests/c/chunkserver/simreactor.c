@@ -118,3 +118,15 @@ int cg_reactor_wait(struct cg_reactor *reactor, uint64_t timeout_ns) {
     simreactor_iterate(reactor);
     return 1;
 }
+
+// ---- What only real sockets need
+
+int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
+    (void)reactor;
+    (void)watch;
+    return -ENOSYS;
+}
+
+void cg_reactor_unwatch(struct cg_watch *watch) {
+    (void)watch;
+}

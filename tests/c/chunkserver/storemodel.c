@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "chunkserver/store_internal.h"
+#include "mutated.h"
 #include "simreactor.h"
 
 #define VOLUME 7U
@@ -59,33 +60,9 @@ void storemodel_destroy(struct storemodel *model) {
 // ---- The model's own idea of a mutation
 
 static void apply_to(struct model_chunk *chunk, const struct model_op *op) {
-    const struct cg_mutation *m = &op->mutation;
-    uint32_t first;
-    uint32_t last;
-    switch (m->kind) {
-    case CG_MUTATE_WRITE:
-        memcpy(chunk->data + m->offset, op->data, m->size);
-        break;
-    case CG_MUTATE_COMPARE_AND_WRITE:
-        memcpy(chunk->data + m->offset, op->data + m->size, m->size);
-        break;
-    case CG_MUTATE_ZERO:
-        memset(chunk->data + m->offset, 0, m->size);
-        break;
-    case CG_MUTATE_TRIM:
-        first = (m->offset + 4095) / 4096 * 4096;
-        last = (m->offset + m->size) / 4096 * 4096;
-        if (last > first) {
-            memset(chunk->data + first, 0, last - first);
-        }
-        break;
-    case CG_MUTATE_DELETE:
-        memset(chunk->data, 0, sizeof(chunk->data));
-        break;
-    case CG_MUTATE_EPOCH:
-        return;
+    if (mutated_bytes(chunk->data, sizeof(chunk->data), &op->mutation, op->data)) {
+        chunk->version++;
     }
-    chunk->version++;
 }
 
 static struct model_chunk *chunk_of(struct storemodel *model, const struct model_op *op) {

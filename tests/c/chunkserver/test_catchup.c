@@ -12,27 +12,6 @@
 #include "base/log.h"
 #include "replicamodel.h"
 
-__attribute__((visibility("default"))) const char *__asan_default_options(void);
-
-// A store that dies is dropped as it is, memory and all.
-const char *__asan_default_options(void) {
-    return "detect_leaks=0";
-}
-
-// The reactor's part that only real sockets need.
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
-void cg_reactor_unwatch(struct cg_watch *watch);
-
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
-    (void)reactor;
-    (void)watch;
-    return -1;
-}
-
-void cg_reactor_unwatch(struct cg_watch *watch) {
-    (void)watch;
-}
-
 static void load(struct replicamodel *model, unsigned operations) {
     for (unsigned i = 0; i < operations; i++) {
         model_mutate(model);

@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,20 +22,6 @@
 #define GROUP       (UINT64_C(1) << 32 | 1)
 #define ENTRIES_MAX 16U
 #define VOLUME      7U
-
-// The reactor's part that only real sockets need.
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
-void cg_reactor_unwatch(struct cg_watch *watch);
-
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
-    (void)reactor;
-    (void)watch;
-    return -ENOSYS;
-}
-
-void cg_reactor_unwatch(struct cg_watch *watch) {
-    (void)watch;
-}
 
 struct answer {
     bool here;

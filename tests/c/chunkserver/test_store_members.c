@@ -22,27 +22,6 @@
 #define FIRST  UINT64_C(5)
 #define SECOND (UINT64_C(1) << 32 | 5)
 
-// The reactor's part that only real sockets need.
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
-void cg_reactor_unwatch(struct cg_watch *watch);
-
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
-    (void)reactor;
-    (void)watch;
-    return -ENOSYS;
-}
-
-void cg_reactor_unwatch(struct cg_watch *watch) {
-    (void)watch;
-}
-
-__attribute__((visibility("default"))) const char *__asan_default_options(void);
-
-// A store that dies is dropped as it is, memory and all.
-const char *__asan_default_options(void) {
-    return "detect_leaks=0";
-}
-
 struct fixture {
     struct simdisk *sim;
     struct cg_reactor *reactor;

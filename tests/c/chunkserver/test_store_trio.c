@@ -20,27 +20,6 @@
 
 static struct trio_counts *counts; // shared with the children
 
-// The reactor's part that only real sockets need.
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch);
-void cg_reactor_unwatch(struct cg_watch *watch);
-
-int cg_reactor_watch(struct cg_reactor *reactor, struct cg_watch *watch) {
-    (void)reactor;
-    (void)watch;
-    return -ENOSYS;
-}
-
-void cg_reactor_unwatch(struct cg_watch *watch) {
-    (void)watch;
-}
-
-__attribute__((visibility("default"))) const char *__asan_default_options(void);
-
-// A store that dies is dropped as it is, memory and all.
-const char *__asan_default_options(void) {
-    return "detect_leaks=0";
-}
-
 // ---- Faults
 
 static unsigned count_up(const struct trio *trio) {

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "chunkserver/store_internal.h"
+#include "mutated.h"
 #include "triomodel.h"
 
 #define CLIENT 99U
@@ -28,31 +29,9 @@ void trio_drop_mutations(struct trio *trio) {
 // ---- What a mutation does
 
 static void apply_to(struct trio_chunk *chunk, const struct trio_op *op) {
-    const struct cg_mutation *m = &op->mutation;
-    uint32_t first = (m->offset + 4095) / 4096 * 4096;
-    uint32_t last = (m->offset + m->size) / 4096 * 4096;
-    switch (m->kind) {
-    case CG_MUTATE_WRITE:
-        memcpy(chunk->data + m->offset, op->data, m->size);
-        break;
-    case CG_MUTATE_COMPARE_AND_WRITE:
-        memcpy(chunk->data + m->offset, op->data + m->size, m->size);
-        break;
-    case CG_MUTATE_ZERO:
-        memset(chunk->data + m->offset, 0, m->size);
-        break;
-    case CG_MUTATE_TRIM:
-        if (last > first) {
-            memset(chunk->data + first, 0, last - first);
-        }
-        break;
-    case CG_MUTATE_DELETE:
-        memset(chunk->data, 0, sizeof(chunk->data));
-        break;
-    case CG_MUTATE_EPOCH:
-        return;
+    if (mutated_bytes(chunk->data, sizeof(chunk->data), &op->mutation, op->data)) {
+        chunk->version++;
     }
-    chunk->version++;
 }
 
 static struct trio_chunk *chunk_of(struct trio *trio, const struct trio_op *op) {
