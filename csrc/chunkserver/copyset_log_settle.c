@@ -87,14 +87,18 @@ void log_lease(struct cg_copyset_log *log, uint64_t end_ns) {
     }
 }
 
+// A leader that is removing itself is not: the one who stays may be elected without it.
+static bool sole_member(const struct cg_copyset_log *log) {
+    const struct cg_raft_config *config = cg_raft_config(log->raft);
+    return config->count == 1 && config->member[0].id == log->options.self;
+}
+
 static void settle_lease(struct cg_copyset_log *log) {
     if (!cg_copyset_log_ready(log)) {
         log_lease(log, 0);
         return;
     }
-    uint64_t end = cg_raft_config(log->raft)->count == 1
-                       ? UINT64_MAX
-                       : cg_raft_lease_end(log->raft, log_now(log));
+    uint64_t end = sole_member(log) ? UINT64_MAX : cg_raft_lease_end(log->raft, log_now(log));
     if (end < log->lease_end || end - log->lease_end >= LEASE_STEP_NS) {
         log_lease(log, end);
     }

@@ -661,6 +661,20 @@ static void members_come_and_go(void **state) {
     logmodel_destroy(&model);
 }
 
+// The one who stays may be elected by itself: from then on only what it promised holds.
+static void leader_that_removes_itself_from_a_pair_has_a_lease_that_ends(void **state) {
+    (void)state;
+    logmodel_init(&model, 26, 2, CACHE);
+    logmodel_write(&model, 20, 1);
+    struct logmodel_member *leader = logmodel_leader(&model);
+    logmodel_isolate(&model, leader, true);
+    assert_int_equal(cg_copyset_log_change(leader->log, CG_RAFT_REMOVE, leader->id), 0);
+    assert_int_equal(status_of(leader).config.count, 1);
+    assert_true(cg_copyset_log_ready(leader->log));
+    assert_true(leader->lease_end < model.now + CG_NS_PER_S);
+    logmodel_destroy(&model);
+}
+
 // ---- Failure
 
 static void disk_error_silences_a_member_and_the_others_go_on(void **state) {
@@ -831,6 +845,7 @@ int main(void) {
         cmocka_unit_test(terms_of_many_leaders_do_not_fill_the_memory),
         cmocka_unit_test(reads_are_answered_under_the_lease_and_by_asking),
         cmocka_unit_test(members_come_and_go),
+        cmocka_unit_test(leader_that_removes_itself_from_a_pair_has_a_lease_that_ends),
         cmocka_unit_test(disk_error_silences_a_member_and_the_others_go_on),
         cmocka_unit_test(random_lives_end_well),
     };
