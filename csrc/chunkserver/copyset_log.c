@@ -169,7 +169,7 @@ int cg_copyset_log_create(const struct cg_copyset_log_options *options,
 
 int cg_copyset_log_start(struct cg_copyset_log *log) {
     assert(!log->started && log->disk->wal != NULL);
-    int result = cg_raft_start(log->raft, log_now(log));
+    int result = log->copies_lack != 0 ? -EBADMSG : cg_raft_start(log->raft, log_now(log));
     if (result != 0) {
         return result;
     }

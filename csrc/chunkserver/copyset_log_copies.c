@@ -54,14 +54,16 @@ int log_restore_copy(struct cg_copyset_log *log, uint64_t lsn, const struct cg_w
     return 0;
 }
 
-// The replay may have begun behind the first copies, but not behind one that is above the base.
+// The replay may have begun behind the copies, or some of them: behind one that is above the base
+// only if its entry was overwritten at once, which what follows must show.
 static int take(struct cg_copyset_log *log, uint64_t first, uint64_t last) {
     const struct log_copies *copies = &log->copies;
     if (last <= log->index.base) {
         return 0;
     }
     if (copies->count == 0 || copies->copy[copies->count - 1].index != last) {
-        return -EBADMSG;
+        log->copies_lack = first > log->index.base ? first : log->index.base + 1;
+        return 0;
     }
     for (size_t i = 0; i < copies->count; i++) {
         const struct log_copy *copy = &copies->copy[i];

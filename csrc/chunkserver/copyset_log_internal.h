@@ -122,6 +122,8 @@ struct cg_copyset_log {
     uint32_t pin_count;
     struct log_move move;
     struct log_copies copies;
+    uint64_t copies_lack; // first entry of a move whose copies the replay has not met, and which
+                          // must turn out to be void; 0: none
     struct log_install install;
     uint64_t install_index; // of the last INSTALL record
     uint64_t install_lsn;   // 0: a checkpoint contains it

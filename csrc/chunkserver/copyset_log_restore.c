@@ -89,6 +89,7 @@ static int restore_install(struct cg_copyset_log *log, uint64_t lsn,
         return result;
     }
     if (empties) {
+        log->copies_lack = 0;
         log_index_reset(&log->index, base.base_index);
         log_config_reset(log, base.base_index, &base.config);
     } else {
@@ -111,6 +112,9 @@ int log_restore_entry(struct cg_copyset_log *log, uint64_t lsn, uint64_t index, 
     uint64_t first = index > log->index.base ? index : log->index.base + 1;
     log_index_cut(&log->index, first);
     log_config_cut(log, first);
+    if (log->copies_lack >= first) {
+        log->copies_lack = 0;
+    }
     struct cg_raft_status status;
     cg_raft_status(log->raft, &status);
     if (status.last_index == log->index.last) {

@@ -511,6 +511,44 @@ static void moving_entries_loses_none_of_them(void **state) {
     }
 }
 
+static int restore_moved(struct cg_copyset_log *log, uint64_t first, uint64_t last) {
+    uint8_t meta[CG_WAL_META_MAX];
+    const struct cg_wal_record record = {
+        .group = 9,
+        .term = 4,
+        .index = last,
+        .type = CG_RECORD_MOVED,
+        .meta = meta,
+        .meta_length = (uint32_t)cg_record_moved_encode(first, meta),
+    };
+    return cg_copyset_log_restore(log, 20 * CG_WAL_BLOCK, &record);
+}
+
+// The batch with the MOVED record holds what overwrote the entries, too: a checkpoint may have the
+// replay begin there.
+static void move_is_void_once_its_entries_are_and_a_gap_otherwise(void **state) {
+    (void)state;
+    logmodel_init(&model, 27, 1, CACHE);
+    struct cg_copyset_log *log = NULL;
+    const struct cg_copyset_log_options options = {
+        .group = 9, .self = 5, .disk = model.member[1].disk};
+    const struct cg_copyset_log_saved saved = {
+        .term = 5, .index_term = 3, .index = 9, .config = {.count = 1, .member = {{.id = 5}}}};
+    assert_int_equal(cg_copyset_log_create(&options, &saved, &log), 0);
+    assert_int_equal(restore_moved(log, 8, 40), 0);
+    assert_int_equal(cg_copyset_log_start(log), -EBADMSG);
+    const struct cg_wal_record voids = {.group = 9, .term = 5, .index = 10, .type = 1};
+    assert_int_equal(cg_copyset_log_restore(log, 20 * CG_WAL_BLOCK, &voids), 0);
+    assert_int_equal(status_of_log(log).last_index, 10);
+    // Only some of them are void.
+    assert_int_equal(restore_moved(log, 10, 40), 0);
+    const struct cg_wal_record later = {.group = 9, .term = 5, .index = 12, .type = 1};
+    assert_int_equal(cg_copyset_log_restore(log, 20 * CG_WAL_BLOCK, &later), 0);
+    assert_int_equal(cg_copyset_log_start(log), -EBADMSG);
+    cg_copyset_log_destroy(log);
+    logmodel_destroy(&model);
+}
+
 static void entry_that_is_refused_is_offered_again(void **state) {
     (void)state;
     logmodel_init(&model, 13, 3, CACHE);
@@ -840,6 +878,7 @@ int main(void) {
         cmocka_unit_test(entries_that_wait_for_their_group_do_not_hold_up_the_log_on_disk),
         cmocka_unit_test(entries_that_were_moved_are_committed_by_their_group_in_the_end),
         cmocka_unit_test(moving_entries_loses_none_of_them),
+        cmocka_unit_test(move_is_void_once_its_entries_are_and_a_gap_otherwise),
         cmocka_unit_test(entry_that_is_refused_is_offered_again),
         cmocka_unit_test(leadership_is_handed_over_without_a_pause),
         cmocka_unit_test(terms_of_many_leaders_do_not_fill_the_memory),
