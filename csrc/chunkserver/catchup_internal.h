@@ -89,6 +89,7 @@ struct cg_chunk_pull {
     struct cg_catchup *catchup;
     struct cg_copyset *copyset;
     uint64_t source;    // member
+    uint64_t copying;   // its number for the copying that the chunk is a part of; 0: none
     uint64_t min_index; // the source must have applied this much
     enum cg_copy_urgency urgency;
     struct cg_copy_chunk info; // as the source tells it, before any block is read

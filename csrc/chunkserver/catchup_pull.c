@@ -271,6 +271,8 @@ static void ask(struct cg_copy_piece *piece) {
     }
     cg_copy_charge(&catchup->pace, length, pull->urgency, cg_catchup_busy(catchup), now);
     piece->call.request = (copygate_CopyRequest){
+        .has_copying = pull->copying != 0,
+        .copying = pull->copying,
         .has_chunk_id = true,
         .chunk_id = pull->info.id,
         .has_first = true,

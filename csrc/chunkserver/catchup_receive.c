@@ -340,6 +340,7 @@ static void pull(struct cg_copy *copy) {
     struct cg_chunk_pull *pull = copy->pull;
     pull->copyset = copy->copyset;
     pull->source = copy->source;
+    pull->copying = copy->copying;
     pull->min_index = copy->state.log.index;
     pull->urgency = copy->urgency;
     pull->info = *target_of(copy);

@@ -222,6 +222,11 @@ static void serve_blocks(struct cg_catchup *catchup, struct cg_copyset *copyset,
         cg_server_reply_error(request, CG_RPC_EREQUEST, "the blocks are not in a chunk");
         return;
     }
+    // A page of chunks may take longer than a member may be silent.
+    struct cg_copy_lead *lead = cg_copy_lead_of(catchup, copyset, asked->copying, asked->from);
+    if (lead != NULL) {
+        lead->heard_ns = cg_reactor_now(catchup->store->reactor);
+    }
     if (cg_copyset_incomplete(copyset) || cg_copyset_applied(copyset) < asked->index ||
         catchup->serving_count >= WAITING_MAX) {
         answer(request, CG_COPY(LATER));

@@ -90,6 +90,37 @@ static void a_member_that_was_away_copies(uint64_t seed) {
     model_destroy(model);
 }
 
+static bool is_copied(struct replicamodel *model) {
+    return model_stats(&model->member[completed_at]).completed > 0;
+}
+
+// It says nothing to the leader for longer than the leader waits for one that is silent, but to ask
+// for the next blocks.
+static void a_slow_copy_is_one(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model->rate = 72U << 10; // 3.5 s for a window of blocks
+    model_found(model);
+    load(model, 50);
+    unsigned away = follower(model);
+    model_crash(model, away, SIMDISK_DROP_ALL);
+    load_until_recycled(model);
+    for (unsigned chunk = 0; chunk < CHUNKS; chunk++) {
+        model_write(model, chunk, 0);
+        model_write(model, chunk, CHUNK_BLOCKS - 1);
+    }
+    model_drain(model);
+    uint64_t began_ns = model->now;
+    unsigned begun = model->calls[1];
+    model_start(model, away);
+    completed_at = away;
+    model_until(model, is_copied, "the state is not copied");
+    require(model, model->now - began_ns > 35 * CG_NS_PER_S, "it was not slow");
+    require(model, model->calls[1] == begun + 1, "it began anew");
+    model_check_equal(model);
+    model_destroy(model);
+}
+
 // ---- A blank one joins as a learner
 
 static bool is_learner_equal(struct replicamodel *model) {
@@ -250,6 +281,16 @@ static bool nothing_dirty(struct replicamodel *model) {
     return true;
 }
 
+// Some load, then a block that surely holds data; all of it on the disks.
+static void settle_with_block(struct replicamodel *model) {
+    model_found(model);
+    load(model, 50);
+    model_write(model, 1, 3);
+    model_drain(model);
+    model_check_equal(model);
+    model_until(model, nothing_dirty, "checkpoints do not end");
+}
+
 static void flip(struct replicamodel *model, unsigned at, unsigned chunk, uint64_t offset) {
     char path[CG_CHUNK_PATH_MAX];
     cg_chunk_path(model_copyset(&model->member[at]), chunk, path);
@@ -307,12 +348,7 @@ static void flipped_bits_are_found_and_mended(uint64_t seed) {
 static void a_read_of_a_bad_block_gets_good_data(uint64_t seed) {
     struct replicamodel *model = &shared;
     model_create(model, seed);
-    model_found(model);
-    load(model, 50);
-    model_write(model, 1, 3);
-    model_drain(model);
-    model_check_equal(model);
-    model_until(model, nothing_dirty, "checkpoints do not end");
+    settle_with_block(model);
     model_await_leader(model);
     unsigned leader = model_leader(model);
     flip(model, leader, 1, CG_CHUNK_DATA_OFFSET + 3 * CG_BLOCK_SIZE + 9);
@@ -352,12 +388,7 @@ static void print_line(void *context, enum cg_log_level level, const char *line)
 static void a_write_into_a_bad_block_keeps_the_rest(uint64_t seed) {
     struct replicamodel *model = &shared;
     model_create(model, seed);
-    model_found(model);
-    load(model, 50);
-    model_write(model, 1, 3);
-    model_drain(model);
-    model_check_equal(model);
-    model_until(model, nothing_dirty, "checkpoints do not end");
+    settle_with_block(model);
     model_await_leader(model);
     flip(model, model_leader(model), 1, CG_CHUNK_DATA_OFFSET + 3 * CG_BLOCK_SIZE + 3000);
     require(model, model_unaligned(model, 1, 3), "the write failed");
@@ -379,12 +410,7 @@ static void a_bad_slot_is_written_anew(uint64_t seed) {
     struct replicamodel *model = &shared;
     model_create(model, seed);
     model->options.scrub_rate = 64U << 20;
-    model_found(model);
-    load(model, 50);
-    model_write(model, 1, 3);
-    model_drain(model);
-    model_check_equal(model);
-    model_until(model, nothing_dirty, "checkpoints do not end");
+    settle_with_block(model);
     flip(model, 0, 1, CG_CHUNK_SLOT_STRIDE * model_pick(model, 2) + 700);
     require(model, cg_store_scrub(model->member[0].store, 1) == 0, "no scrub");
     model_until(model, slot_found, "the scrub does not find it");
@@ -393,10 +419,6 @@ static void a_bad_slot_is_written_anew(uint64_t seed) {
     model_start(model, 0);
     model_check_equal(model);
     model_destroy(model);
-}
-
-static bool is_copied(struct replicamodel *model) {
-    return model_stats(&model->member[completed_at]).completed > 0;
 }
 
 // A block that is bad everywhere stays bad: where it is copied to, too. Nobody ever reads it wrong.
@@ -471,6 +493,7 @@ int main(int argc, char **argv) {
         unsigned share; // of the seeds, one in so many
     } tests[] = {
         {"a member that was away copies", a_member_that_was_away_copies, 2},
+        {"a slow copy is one", a_slow_copy_is_one, 4},
         {"a wiped member joins again", a_wiped_member_joins_again, 2},
         {"copying survives everything", copying_survives_everything, 1},
         {"two that need each other go on", two_that_need_each_other_go_on, 2},
