@@ -345,6 +345,10 @@ static void look(struct cg_mender *mender) {
         fetch(mender); // all members once more
         return;
     }
+    if (mender->chunk == NULL && mender->copyset->paused) {
+        end(mender, -EAGAIN); // its files are being replaced: nothing of it may be in memory
+        return;
+    }
     if (mender->chunk == NULL) {
         mender->chunk = cg_chunk_get(mender->copyset, mender->chunk_id, false);
     }

@@ -421,6 +421,76 @@ static void a_bad_slot_is_written_anew(uint64_t seed) {
     model_destroy(model);
 }
 
+static bool nothing_bad(struct replicamodel *model) {
+    for (unsigned at = 0; at < 3; at++) {
+        if (model->member[at].store->bad.count > 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static unsigned mend_answers;
+static int mend_answer;
+
+static void mend_answered(struct cg_mend *mend, int status) {
+    (void)mend;
+    mend_answers++;
+    mend_answer = status;
+}
+
+static bool is_mend_answered(struct replicamodel *model) {
+    (void)model;
+    return mend_answers > 0;
+}
+
+static int pause_answer;
+
+static void pause_answered(void *user, int status) {
+    (void)user;
+    pause_answer = status;
+}
+
+static bool is_paused(struct replicamodel *model) {
+    (void)model;
+    return pause_answer != 1;
+}
+
+static bool in_memory(const struct cg_copyset *copyset) {
+    for (unsigned chunk = 0; chunk < CHUNKS; chunk++) {
+        if (cg_chunk_find(copyset, chunk) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// What a mend takes into memory while the files are replaced would be older than the files.
+static void a_mend_keeps_out_of_a_copy(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    settle_with_block(model);
+    struct member *member = &model->member[follower(model)];
+    struct cg_copyset *copyset = model_copyset(member);
+    pause_answer = 1;
+    mend_answers = 0;
+    cg_damage_found(copyset, 1, 0, 3, "so says the test");
+    struct cg_mend mend = {
+        .copyset = copyset, .chunk_id = 1, .first = 3, .count = 1, .done = mend_answered};
+    cg_catchup_mend(member->catchup, &mend); // it looks at the chunk at the next turn
+    cg_copyset_pause(copyset, pause_answered, NULL);
+    model_until(model, is_mend_answered, "the mend does not end");
+    require(model, mend_answer != 0, "it was mended");
+    model_until(model, is_paused, "it is not paused");
+    require(model, pause_answer == 0, "it cannot be paused");
+    model_run(model, 20000); // other menders have their turns
+    require(model, !in_memory(copyset), "a chunk is in memory");
+    cg_copyset_resume(copyset);
+    model_until(model, nothing_bad, "it is not mended later");
+    model_check_equal(model);
+    model_destroy(model);
+}
+
 // A block that is bad everywhere stays bad: where it is copied to, too. Nobody ever reads it wrong.
 static void what_is_bad_everywhere_stays_bad(uint64_t seed) {
     struct replicamodel *model = &shared;
@@ -502,6 +572,7 @@ int main(int argc, char **argv) {
         {"bad metadata is mended", bad_metadata_is_mended, 2},
         {"a write into a bad block keeps the rest", a_write_into_a_bad_block_keeps_the_rest, 4},
         {"a bad slot is written anew", a_bad_slot_is_written_anew, 4},
+        {"a mend keeps out of a copy", a_mend_keeps_out_of_a_copy, 4},
         {"what is bad everywhere stays bad", what_is_bad_everywhere_stays_bad, 4},
         {"a full disk is waited for", a_full_disk_is_waited_for, 4},
     };
