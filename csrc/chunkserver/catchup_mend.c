@@ -202,6 +202,7 @@ static void pull_chunk(struct cg_mender *mender, const struct cg_copy_chunk *inf
     pull->copyset = mender->copyset;
     pull->source = mender->members.member[mender->member_at].id;
     pull->min_index = mender->index;
+    pull->urgency = CG_COPY_KEEPS_RATE; // to whom should it yield? Clients wait for this chunk
     pull->info = *info;
     pull->done = pulled;
     pull->user = mender;
@@ -292,6 +293,8 @@ static void fetch(struct cg_mender *mender) {
         .count = mender->whole ? 0 : 1,
         .has_index = true,
         .index = mender->index,
+        .has_urgency = true,
+        .urgency = CG_COPY_HURRIES, // somebody may wait for it, and it is one block at most
     };
     if (mender->whole) {
         call->iov[0] = (struct iovec){mender->record, sizeof(mender->record)};

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "chunkserver/catchup_internal.h"
 #include "replicamodel.h"
 
 static void load(struct replicamodel *model, unsigned operations) {
@@ -359,6 +360,26 @@ static void a_read_of_a_bad_block_gets_good_data(uint64_t seed) {
     model_destroy(model);
 }
 
+// Copies have taken all of the rate for a while.
+static void a_mend_does_not_wait_for_copies(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    settle_with_block(model);
+    model_await_leader(model);
+    unsigned leader = model_leader(model);
+    for (unsigned at = 0; at < 3; at++) {
+        model->member[at].catchup->pace.due_ns = model->now + 60 * CG_NS_PER_S;
+    }
+    flip(model, leader, 1, CG_CHUNK_DATA_OFFSET + 3 * CG_BLOCK_SIZE + 9);
+    model_read(model, 1, 3);
+    require(model, model_leader(model) == leader, "another one leads");
+    for (unsigned at = 0; at < 3; at++) {
+        model->member[at].catchup->pace.due_ns = 0;
+    }
+    model_check_equal(model);
+    model_destroy(model);
+}
+
 // A chunk whose metadata cannot be read at a start, at the leader or elsewhere.
 static void bad_metadata_is_mended(uint64_t seed) {
     struct replicamodel *model = &shared;
@@ -569,6 +590,7 @@ int main(int argc, char **argv) {
         {"two that need each other go on", two_that_need_each_other_go_on, 2},
         {"flipped bits are found and mended", flipped_bits_are_found_and_mended, 2},
         {"a read of a bad block gets good data", a_read_of_a_bad_block_gets_good_data, 2},
+        {"a mend does not wait for copies", a_mend_does_not_wait_for_copies, 4},
         {"bad metadata is mended", bad_metadata_is_mended, 2},
         {"a write into a bad block keeps the rest", a_write_into_a_bad_block_keeps_the_rest, 4},
         {"a bad slot is written anew", a_bad_slot_is_written_anew, 4},
