@@ -94,6 +94,7 @@ static void finished(struct cg_file_op *op) {
         return;
     }
     pull->file.temporary[0] = '\0';
+    pull->status = 0; // even if it was to be cancelled: it is in its place, the caller goes on
     pull->catchup->stats.received_chunks++;
     uint32_t blocks = pull->catchup->store->format.chunk_size / CG_BLOCK_SIZE;
     for (uint32_t block = 0; pull->damaged > 0 && block < blocks; block++) {

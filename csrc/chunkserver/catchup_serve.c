@@ -170,6 +170,10 @@ static void read_blocks(struct cg_server_request *request) {
         answer(request, CG_COPY(UNKNOWN));
         return;
     }
+    if (cg_copyset_applied(copyset) < blocks->index) {
+        answer(request, CG_COPY(LATER)); // while it waited another replica took the place
+        return;
+    }
     struct cg_query query = {
         .kind = CG_READ_DATA,
         .copyset = copyset,
