@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "chunkserver/catchup_internal.h"
+#include "chunkserver/copyset_log_record.h"
 
 #define STATE_MAX (64U << 20) // bytes: windows and epochs
 #define WATCH_NS  (30 * CG_NS_PER_S)
@@ -510,6 +511,14 @@ static void marked(void *user, int status) {
     }
 }
 
+// What the record of it would be refused for when it is read again.
+static bool members_valid(const struct cg_raft_config *members) {
+    uint8_t bytes[CG_LOG_CONFIG_SIZE_MAX];
+    struct cg_raft_config decoded;
+    size_t length = cg_log_config_encode(members, bytes);
+    return cg_log_config_decode(bytes, length, &decoded) == (int64_t)length;
+}
+
 static int take_begin(struct cg_copy *copy, const copygate_CopyReply *reply) {
     if (!reply->has_copying || reply->copying == 0 || !reply->has_index || reply->index == 0 ||
         reply->bytes > STATE_MAX || reply->members_count == 0) {
@@ -525,6 +534,9 @@ static int take_begin(struct cg_copy *copy, const copygate_CopyReply *reply) {
     for (uint32_t i = 0; i < reply->members_count; i++) {
         copy->state.log.config.member[i] =
             (struct cg_raft_member){reply->members[i].id, reply->members[i].learner};
+    }
+    if (!members_valid(&copy->state.log.config)) {
+        return -EBADMSG;
     }
     copy->state.length = reply->bytes;
     copy->state.bytes = malloc(reply->bytes > 0 ? reply->bytes : 1);

@@ -14,6 +14,7 @@
 #include "base/crc32c.h"
 #include "chunkserver/catchup_wire.h"
 #include "chunkserver/peers.h"
+#include "gateway/proto/catchup.pb.h"
 #include "rpc/channel.h"
 #include "simreactor.h"
 
@@ -310,6 +311,13 @@ static struct packet *answer_of(struct cg_server_request *request) {
 void cg_server_reply(struct cg_server_request *request, const pb_msgdesc_t *fields,
                      const void *response, const struct iovec *iov, int iovcnt,
                      void (*release)(void *argument), void *argument) {
+    struct replicamodel *model = CG_CONTAINER_OF(request, struct arrived, request)->model;
+    copygate_CopyReply garbled = *(const copygate_CopyReply *)response;
+    if (model->garbled_members > 0 && garbled.members_count > 1) {
+        model->garbled_members--;
+        garbled.members[1].id = garbled.members[0].id;
+        response = &garbled;
+    }
     struct packet *packet = answer_of(request);
     pb_ostream_t stream = pb_ostream_from_buffer(packet->bytes, sizeof(packet->bytes));
     if (!pb_encode(&stream, fields, response)) {

@@ -65,9 +65,10 @@ struct replicamodel {
     struct cg_store_options options;
     uint64_t rate; // of copying
     uint64_t disk_bytes;
-    unsigned calls[6]; // of each method, delivered
-    bool lose_calls;   // one in eight
-    unsigned focus;    // operations are about the first so many chunks; 0: about all
+    unsigned calls[6];        // of each method, delivered
+    bool lose_calls;          // one in eight
+    unsigned garbled_members; // answers in which a leader names a member twice
+    unsigned focus;           // operations are about the first so many chunks; 0: about all
 };
 
 void model_create(struct replicamodel *model, uint64_t seed);

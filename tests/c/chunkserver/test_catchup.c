@@ -122,6 +122,25 @@ static void a_slow_copy_is_one(uint64_t seed) {
     model_destroy(model);
 }
 
+// What a leader says of the members makes no sense, a few times.
+static void a_state_that_makes_no_sense_is_refused(uint64_t seed) {
+    struct replicamodel *model = &shared;
+    model_create(model, seed);
+    model_found(model);
+    load(model, 50);
+    unsigned away = follower(model);
+    model_crash(model, away, SIMDISK_DROP_ALL);
+    load_until_recycled(model);
+    model->garbled_members = 3;
+    model_start(model, away);
+    completed_at = away;
+    model_until(model, copied, "the state is not copied");
+    require(model, model->garbled_members == 0, "nothing was refused");
+    model_drain(model);
+    model_check_equal(model);
+    model_destroy(model);
+}
+
 // ---- A blank one joins as a learner
 
 static bool is_learner_equal(struct replicamodel *model) {
@@ -585,6 +604,7 @@ int main(int argc, char **argv) {
     } tests[] = {
         {"a member that was away copies", a_member_that_was_away_copies, 2},
         {"a slow copy is one", a_slow_copy_is_one, 4},
+        {"a state that makes no sense is refused", a_state_that_makes_no_sense_is_refused, 4},
         {"a wiped member joins again", a_wiped_member_joins_again, 2},
         {"copying survives everything", copying_survives_everything, 1},
         {"two that need each other go on", two_that_need_each_other_go_on, 2},
