@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // The file "member" in a copyset's folder: who this replica is in its group. Written before the
-// replica says anything to others, and once more when it is removed: then it stays and says so, for
-// as long as the log may hold something of it. A folder without it is of an earlier version, or its
+// replica says anything to others, and once more when it is removed: then it stays and says so,
+// because the log may hold something of it. A folder without it is of an earlier version, or its
 // making was cut short. docs/formats.md describes the bytes.
 #ifndef CG_CHUNKSERVER_MEMBER_H
 #define CG_CHUNKSERVER_MEMBER_H
