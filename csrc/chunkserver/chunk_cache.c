@@ -205,6 +205,7 @@ static void forget(struct cg_chunk *chunk) {
     cg_chunk_close(chunk);
     cg_list_remove(&chunk->bucket);
     cg_list_remove(&chunk->lru);
+    cg_list_remove(&chunk->unloadable); // whoever waited for it may have given up
     chunk->state = CG_CHUNK_FREE;
     chunk->exists = false;
     cg_list_push_front(&store->free_chunks, &chunk->lru);

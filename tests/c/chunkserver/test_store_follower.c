@@ -22,6 +22,8 @@
 #define GROUP       (UINT64_C(1) << 32 | 1)
 #define ENTRIES_MAX 16U
 #define VOLUME      7U
+#define POOL_BYTES  (16U << 20)
+#define BUFFERS     (POOL_BYTES / CG_BLOCK_SIZE + 1)
 
 struct answer {
     bool here;
@@ -129,7 +131,7 @@ static void begin_on(struct fixture *f, uint64_t seed, uint32_t chunks_max,
     f->now_ns = CG_NS_PER_S;
     f->sim = simdisk_create(&disk);
     f->reactor = simreactor_create(f->sim);
-    assert_int_equal(0, cg_buffer_pool_create(16U << 20, &f->pool));
+    assert_int_equal(0, cg_buffer_pool_create(POOL_BYTES, &f->pool));
     struct cg_store_options options = {
         .chunk_size = CHUNK,
         .chunks_max = chunks_max,
@@ -689,19 +691,49 @@ static void a_replica_on_a_full_disk_can_be_removed_and_gives_its_space_back(voi
     end(&f);
 }
 
+// Chunk 1 is saved, and its metadata not in memory any more.
+static void begin_with_a_cold_chunk(struct fixture *f, uint64_t seed) {
+    begin(f, seed, 4);
+    for (uint64_t chunk = 1; chunk <= 8; chunk++) {
+        struct cg_entry what = a_write(chunk, 0, 1);
+        append(f, 5, &what, 1, 1);
+        until_applied(f);
+        cg_store_checkpoint(f->store);
+        while (cg_store_checkpointing(f->store)) {
+            turn(f);
+        }
+    }
+    assert_null(cg_chunk_find(copyset(f), 1));
+}
+
+static void a_replica_with_a_chunk_that_memory_is_short_for_can_be_removed(void **state) {
+    (void)state;
+    struct fixture f;
+    begin_with_a_cold_chunk(&f, 8);
+    struct cg_buffer *taken[BUFFERS];
+    unsigned count = 0;
+    while (count < BUFFERS && (taken[count] = cg_buffer_alloc(f.pool, CG_BLOCK_SIZE)) != NULL) {
+        count++;
+    }
+    assert_true(count < BUFFERS);
+    struct cg_entry what = a_write(1, 0, 1);
+    what.type = CG_ENTRY_ZERO;
+    append(&f, 5, &what, 1, 0);
+    until_delivered(&f);
+    assert_false(cg_list_empty(&f.store->unloadable)); // it is tried again, now and then
+    remove_replica(&f);
+    assert_true(cg_list_empty(&f.store->unloadable));
+    while (count > 0) {
+        cg_buffer_unref(taken[--count]);
+    }
+    turns(&f, 500);
+    end(&f);
+}
+
 static void a_replica_with_a_chunk_that_cannot_be_loaded_can_be_removed(void **state) {
     (void)state;
     struct fixture f;
-    begin(&f, 7, 4);
-    for (uint64_t chunk = 1; chunk <= 8; chunk++) {
-        struct cg_entry what = a_write(chunk, 0, 1);
-        append(&f, 5, &what, 1, 1);
-        until_applied(&f);
-        cg_store_checkpoint(f.store);
-        while (cg_store_checkpointing(f.store)) {
-            turn(&f);
-        }
-    }
+    begin_with_a_cold_chunk(&f, 7);
     for (uint64_t slot = 0; slot < 2; slot++) {
         assert_int_equal(
             0, simdisk_flip(f.sim, "chunks/1-1/chunk_1", slot * CG_CHUNK_SLOT_STRIDE + 40, 1));
@@ -729,6 +761,7 @@ int main(void) {
         cmocka_unit_test(what_a_deletion_gave_back_counts_at_once),
         cmocka_unit_test(what_finds_no_room_does_not_hold_up_the_end),
         cmocka_unit_test(a_replica_on_a_full_disk_can_be_removed_and_gives_its_space_back),
+        cmocka_unit_test(a_replica_with_a_chunk_that_memory_is_short_for_can_be_removed),
         cmocka_unit_test(a_replica_with_a_chunk_that_cannot_be_loaded_can_be_removed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
