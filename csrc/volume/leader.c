@@ -287,8 +287,13 @@ void vol_leaders_forget(struct cg_volume *volume, const struct vol_server *serve
     for (unsigned i = 0; i < VOL_COPYSET_BUCKETS; i++) {
         CG_LIST_FOREACH (node, &volume->copysets[i]) {
             struct vol_copyset *copyset = CG_CONTAINER_OF(node, struct vol_copyset, node);
-            if (copyset->peer_count > 1 && vol_copyset_leader(copyset) == server) {
+            if (copyset->peer_count < 2 || vol_copyset_leader(copyset) != server) {
+                continue;
+            }
+            if (copyset->outstanding > 0 || copyset->looking) {
                 vol_copyset_find_leader(copyset, NULL);
+            } else {
+                copyset->leader = -1; // the next request looks; a volume that closes has none
             }
         }
     }

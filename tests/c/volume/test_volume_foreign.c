@@ -195,6 +195,59 @@ static void close_from_completion(struct cg_io *io) {
     assert_int_equal(closing->closed, 0);
 }
 
+static enum fake_verdict drop_writes_and_hold_closes(struct fake_seen *seen) {
+    seen->delay_ms = is(seen, "CloseFile") ? 300 : 0;
+    return is(seen, "WriteChunk") ? FAKE_DROP : FAKE_SERVE;
+}
+
+static bool some_server_is_away(struct bench *bench) {
+    CG_LIST_FOREACH (node, &bench->client->servers) {
+        if (CG_CONTAINER_OF(node, struct vol_server, node)->away) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// The server that leads its copysets goes away while the last answer for it is on the way.
+static void a_volume_that_closes_looks_for_no_leader(void **state) {
+    (void)state;
+    struct bench *bench = bench_new(true);
+    bench->fake.peer_count = 3;
+    foreign_start(bench);
+    uint8_t data[4096] = {7};
+    struct iovec iov = {data, sizeof(data)};
+    atomic_int done = 0;
+    struct cg_io io = {.op = CG_OP_WRITE, .length = sizeof(data), .iov = &iov, .iovcnt = 1};
+    io.done = count_done;
+    io.user = &done;
+    open_in_loop(bench);
+    struct cg_volume *closing = bench->volume;
+    cg_submit(closing, &io);
+    TURN_UNTIL(bench, atomic_load(&done) == 1);
+    open_in_loop(bench); // the server is lost by a request of this one
+    cg_submit(bench->volume, &io);
+    TURN_UNTIL(bench, atomic_load(&done) == 2);
+    set_hook(bench, drop_writes_and_hold_closes);
+    cg_submit(bench->volume, &io);
+    int closed = 0;
+    assert_int_equal(cg_volume_close_start(closing, on_closed, &closed), 0);
+    turn_for(bench, 50);
+    fake_down(&bench->fake, fake_peer(&bench->fake, 0), true);
+    TURN_UNTIL(bench, some_server_is_away(bench));
+    assert_int_equal(closed, 0);
+    usleep(400000); // that answer and whatever is due now are found together
+    pthread_mutex_lock(&bench->fake.lock);
+    bench->fake.hook = NULL;
+    bench->fake.leader = 1;
+    pthread_mutex_unlock(&bench->fake.lock);
+    TURN_UNTIL(bench, closed == 1 && atomic_load(&done) == 3);
+    closed = 0;
+    assert_int_equal(cg_volume_close_start(bench->volume, on_closed, &closed), 0);
+    TURN_UNTIL(bench, closed == 1);
+    end(bench);
+}
+
 static void a_volume_may_be_closed_from_a_completion(void **state) {
     (void)state;
     struct bench *bench = foreign_start(bench_new(true));
@@ -413,6 +466,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(an_opening_is_cancelled_while_chunkservers_are_told_the_epoch),
         cmocka_unit_test(an_opening_is_cancelled_while_a_clones_source_is_looked_up),
         cmocka_unit_test(destroying_the_client_ends_openings),
+        cmocka_unit_test(a_volume_that_closes_looks_for_no_leader),
         cmocka_unit_test(a_volume_may_be_closed_from_a_completion),
         cmocka_unit_test(closing_waits_for_io_in_flight_and_refuses_more),
         cmocka_unit_test(destroying_the_client_waits_for_closings),
