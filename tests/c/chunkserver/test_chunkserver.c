@@ -504,6 +504,23 @@ static int update_epoch(struct fixture *f, uint64_t file, uint64_t epoch) {
     return (int)response.status;
 }
 
+// It would count as one of a copyset's members that has the epoch.
+static void a_chunkserver_without_copysets_knows_of_no_epoch(void **state) {
+    struct fixture *f = *state;
+    uint8_t data[4096] = {1};
+    curve_chunkserver_ChunkRequest write = request_of(TYPE(WRITE), 1, 0, 4096);
+    assert_int_equal(STATUS(SUCCESS),
+                     wire_chunk(f->fd, "WriteChunk", &write, data, 4096, &f->reply)); // it leads
+    assert_int_equal(STATUS(SUCCESS), update_epoch(f, 3, 5));
+    struct cg_chunkserver_copyset copyset;
+    assert_int_equal(1, cg_chunkserver_copysets(f->server, &copyset, 1));
+    assert_int_equal(
+        0, cg_chunkserver_remove_copyset(f->server, copyset.pool, copyset.copyset, copyset.member));
+    assert_int_equal(STATUS(FAILURE_UNKNOWN), update_epoch(f, 3, 5));
+    // The host has nothing to wait for.
+    assert_int_equal(0, cg_chunkserver_raise_epoch(f->server, 3, 5));
+}
+
 static void an_older_epoch_is_fenced_also_after_a_restart(void **state) {
     struct fixture *f = *state;
     uint8_t data[4096] = {1};
@@ -688,6 +705,7 @@ int main(int argc, char **argv) {
         CASE(write_zeroes_makes_holes_or_keeps_blocks),
         CASE(compare_and_write_writes_only_if_equal),
         CASE(a_retry_takes_effect_once_also_after_a_restart),
+        CASE(a_chunkserver_without_copysets_knows_of_no_epoch),
         CASE(an_older_epoch_is_fenced_also_after_a_restart),
         CASE(chunk_info_and_hash_answer),
         CASE(rotten_data_is_never_returned),
