@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from gateway import errors
 
@@ -499,9 +500,9 @@ cdef class Chunkserver:
         listen_bytes = os.fsencode(listen)
         advertise_bytes = os.fsencode(advertise) if advertise is not None else None
         cdef cg_chunkserver_options options
+        memset(&options, 0, sizeof(options))  # what is not told is the engine's default
         options.folder = folder_bytes
         options.listen = listen_bytes
-        options.advertise = NULL
         if advertise_bytes is not None:
             options.advertise = advertise_bytes
         options.wal_bytes = _in_range("wal_bytes", wal_bytes, _UINT64_MAX)
