@@ -96,6 +96,16 @@ static struct bench *three(void) {
     return bench;
 }
 
+// Three chunkservers of which the first leads, with writes going on.
+static struct load *under_load(void) {
+    struct load *load = malloc(sizeof(*load));
+    struct bench *bench = three();
+    bench_start(bench, 0, 0);
+    load_begin(load, bench);
+    load_wait(load, 2 * DEPTH);
+    return load;
+}
+
 static void name(struct bench *bench, int by_0, int by_1, int by_2) {
     pthread_mutex_lock(&bench->fake.lock);
     bench->fake.named[0] = by_0;
@@ -208,11 +218,8 @@ static void a_leader_that_does_not_know_its_successor_is_not_believed_by_hearsay
 
 static void the_death_of_a_leader_under_load_is_one_pause(void **state) {
     (void)state;
-    struct bench *bench = three();
-    bench_start(bench, 0, 0);
-    struct load *load = malloc(sizeof(*load));
-    load_begin(load, bench);
-    load_wait(load, 2 * DEPTH);
+    struct load *load = under_load();
+    struct bench *bench = load->bench;
     name(bench, 1, 1, 1); // nobody has noticed yet
     unsigned accepted = atomic_load(&bench->fake.servers[fake_peer(&bench->fake, 0)].accepted);
     fake_down(&bench->fake, fake_peer(&bench->fake, 0), true);
@@ -232,11 +239,8 @@ static void the_death_of_a_leader_under_load_is_one_pause(void **state) {
 
 static void a_stopped_leader_is_one_pause(void **state) {
     (void)state;
-    struct bench *bench = three();
-    bench_start(bench, 0, 0);
-    struct load *load = malloc(sizeof(*load));
-    load_begin(load, bench);
-    load_wait(load, 2 * DEPTH);
+    struct load *load = under_load();
+    struct bench *bench = load->bench;
     name(bench, 1, 1, 1);
     fake_stop_server(&bench->fake, fake_peer(&bench->fake, 0), true);
     usleep(600000);
@@ -303,11 +307,8 @@ static enum fake_verdict broken_disk(struct fake_seen *seen) {
 
 static void a_leader_whose_disk_fails_is_one_pause(void **state) {
     (void)state;
-    struct bench *bench = three();
-    bench_start(bench, 0, 0);
-    struct load *load = malloc(sizeof(*load));
-    load_begin(load, bench);
-    load_wait(load, 2 * DEPTH);
+    struct load *load = under_load();
+    struct bench *bench = load->bench;
     name(bench, -1, 1, 1); // it knows, the others do not yet
     set_hook(bench, broken_disk);
     usleep(500000);
