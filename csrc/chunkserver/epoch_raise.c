@@ -20,15 +20,37 @@ struct epoch_raise {
     struct cg_timer timer;
 };
 
+// A replica that is to join and has no state yet knows of no configuration. It is no voter before
+// it knows one (raft/membership.c), and gets the epoch with the log; its copying may take hours.
+static bool is_joining(struct cg_copyset *copyset) {
+    struct cg_copyset_log *log = cg_copyset_raft(copyset);
+    struct cg_copyset_log_status status;
+    if (log == NULL) {
+        return false;
+    }
+    cg_copyset_log_status(log, &status);
+    return status.config.count == 0;
+}
+
+bool cg_epoch_any(struct cg_store *store) {
+    for (uint32_t i = 0; i < cg_store_copyset_count(store); i++) {
+        if (!is_joining(cg_store_copyset_at(store, i))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 // SUCCESS, EPOCH_TOO_OLD, or FAILURE_UNKNOWN while it is not everywhere.
 static cg_status look(const struct epoch_raise *raise) {
     cg_status status = CG_STATUS(SUCCESS);
     for (uint32_t i = 0; i < cg_store_copyset_count(raise->store); i++) {
-        uint64_t known = cg_copyset_epoch(cg_store_copyset_at(raise->store, i), raise->file_id);
+        struct cg_copyset *copyset = cg_store_copyset_at(raise->store, i);
+        uint64_t known = cg_copyset_epoch(copyset, raise->file_id);
         if (known > raise->epoch) {
             return CG_STATUS(EPOCH_TOO_OLD);
         }
-        if (known < raise->epoch) {
+        if (known < raise->epoch && !is_joining(copyset)) {
             status = CG_STATUS(FAILURE_UNKNOWN);
         }
     }

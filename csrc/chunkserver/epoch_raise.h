@@ -12,10 +12,13 @@
 #define CG_EPOCH_WAIT_NS (300 * CG_NS_PER_MS)
 
 // Proposes the epoch where this server leads and waits for the leader to do so elsewhere. `done` is
-// called once, perhaps inside this call: SUCCESS if the epoch is applied in every copyset here;
-// EPOCH_TOO_OLD if one of them knows a higher one; FAILURE_UNKNOWN if it is not everywhere in time;
-// OVERLOAD, or what else became of a proposal.
+// called once, perhaps inside this call: SUCCESS if the epoch is applied in every copyset here but
+// those that it is still to join; EPOCH_TOO_OLD if one of them knows a higher one; FAILURE_UNKNOWN
+// if it is not everywhere in time; OVERLOAD, or what else became of a proposal.
 void cg_epoch_raise_all(struct cg_store *store, struct cg_reactor *reactor, uint64_t file_id,
                         uint64_t epoch, void (*done)(void *user, cg_status status), void *user);
+
+// Whether there is any copyset here whose epochs count: not those that it is still to join.
+bool cg_epoch_any(struct cg_store *store);
 
 #endif

@@ -36,9 +36,9 @@ void cg_service_update_epoch(struct cg_server_request *request) {
         answer_epoch(request, CG_STATUS(OVERLOAD));
         return;
     }
-    // The metadata server sends clients to those that hold copysets. Without any this is one whose
-    // disk was replaced, which that does not know yet: it can answer for none of them.
-    if (cg_store_copyset_count(service->store) == 0) {
+    // The metadata server sends clients to those that hold copysets. Without any this may be one
+    // whose disk was replaced, which that does not know yet: it can answer for none of them.
+    if (!cg_epoch_any(service->store)) {
         answer_epoch(request, CG_STATUS(FAILURE_UNKNOWN));
         return;
     }

@@ -133,6 +133,9 @@ static int promote(struct cg_raft *raft, struct cg_raft_member *member) {
         raft->log.last_index - peer->match > raft->options.promote_lag_max) {
         return -EAGAIN; // a majority that waits for its catching up cannot commit [4.2.1]
     }
+    if (peer->match < raft->config[raft->config_count - 1].index) {
+        return -EAGAIN; // who knows no configuration, not even as a learner, is no voter
+    }
     member->learner = false;
     return 0;
 }

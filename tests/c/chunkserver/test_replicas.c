@@ -458,6 +458,9 @@ static void an_epoch_counts_on_all_three(void **state) {
         assert_int_equal(0, cg_chunkserver_raise_epoch(f->node[i].server, 5, 7));
         assert_int_equal(0, cg_chunkserver_raise_epoch(f->node[i].server, 5, 6));
     }
+    // One that is to join has nothing yet that it could be late with.
+    assert_int_equal(0, add_replica(f, 3, NULL, 0));
+    assert_int_equal(0, cg_chunkserver_raise_epoch(f->node[3].server, 5, 7));
     uint8_t data[4096] = {0};
     curve_chunkserver_ChunkRequest request = request_of(TYPE(WRITE), 1, 0, sizeof(data));
     request.has_sn = request.has_fileId = request.has_epoch = true;

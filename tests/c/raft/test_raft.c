@@ -411,6 +411,28 @@ static void a_transfer_catches_the_target_up_and_voids_the_lease(void **state) {
 
 // ---- Members
 
+// Until then it does not even know that it is a learner, however little it lacks.
+static void a_learner_becomes_a_voter_with_its_configuration(void **state) {
+    (void)state;
+    elected(1);
+    struct cg_raft *leader = trio_node(&trio, 1)->raft;
+    trio_node(&trio, 4)->cut = true;
+    assert_int_equal(cg_raft_change(leader, trio.now, CG_RAFT_ADD_LEARNER, 4), 0);
+    trio_drain(&trio, 1);
+    trio_run(&trio, 5);
+    struct cg_raft_status status = trio_status(&trio, 1);
+    assert_int_equal(status.commit_index, status.last_index);
+    struct cg_raft_message reply = {
+        .type = CG_RAFT_APPEND_REPLY, .from = 4, .to = 1, .term = status.term};
+    reply.match = status.last_index - 1;
+    assert_int_equal(trio_receive(&trio, &reply), 0);
+    assert_int_equal(cg_raft_change(leader, trio.now, CG_RAFT_PROMOTE, 4), -EAGAIN);
+    reply.match = status.last_index;
+    assert_int_equal(trio_receive(&trio, &reply), 0);
+    assert_int_equal(cg_raft_change(leader, trio.now, CG_RAFT_PROMOTE, 4), 0);
+    trio_destroy(&trio);
+}
+
 static void a_learner_joins_catches_up_and_becomes_a_voter(void **state) {
     (void)state;
     elected(1);
@@ -700,6 +722,7 @@ int main(void) {
         cmocka_unit_test(a_read_needs_the_lease_or_a_round),
         cmocka_unit_test(a_deposed_leader_fails_its_reads),
         cmocka_unit_test(a_transfer_catches_the_target_up_and_voids_the_lease),
+        cmocka_unit_test(a_learner_becomes_a_voter_with_its_configuration),
         cmocka_unit_test(a_learner_joins_catches_up_and_becomes_a_voter),
         cmocka_unit_test(no_change_before_the_noop_of_the_term_is_committed),
         cmocka_unit_test(a_leader_that_removes_itself_leaves_when_that_is_committed),
