@@ -144,6 +144,11 @@ static void connection(void *context, uint32_t chunkserver, bool up) {
     }
 }
 
+static bool takes_part(void *context) {
+    const struct cg_chunkserver *server = context;
+    return server->store == NULL || cg_store_disk_error(server->store) == 0;
+}
+
 static void copy_state(void *context, struct cg_copyset *copyset, uint64_t member) {
     const struct cg_chunkserver *server = context;
     cg_catchup_copy_state(server->catchup, copyset, member);
@@ -186,7 +191,11 @@ static int open_pools(struct cg_chunkserver *server) {
 
 static int open_peers(struct cg_chunkserver *server) {
     struct cg_peers_events events = {
-        .received = received, .connection = connection, .context = server};
+        .received = received,
+        .connection = connection,
+        .takes_part = takes_part,
+        .context = server,
+    };
     int result = cg_peers_create(server->reactor, server->peers_pool, &events, &server->peers);
     if (result != 0) {
         snprintf(server->error, server->error_size, "cannot make the peers: %s", strerror(-result));

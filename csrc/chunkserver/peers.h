@@ -41,6 +41,9 @@ struct cg_peers_events {
                      struct cg_log_entry *const *entries);
     // A chunkserver does not answer any more, or answers (again).
     void (*connection)(void *context, uint32_t chunkserver, bool up);
+    // Asked with each ping: false, for a retired disk, lets others take this one for dead. Its idle
+    // copysets would otherwise wait for it for ever. NULL: always true. Calls nothing here.
+    bool (*takes_part)(void *context);
     void *context;
 };
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // copygate.RaftService: Step takes a frame of messages and is not answered, Ping is answered with
-// nothing. What does not make sense is refused as a whole, with a line in the log now and then.
+// nothing, or not at all. What does not make sense is refused as a whole, with a line in the log
+// now and then.
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -132,6 +133,11 @@ static void handle_step(struct cg_server_request *request) {
 }
 
 static void handle_ping(struct cg_server_request *request) {
+    const struct cg_peers *peers = request->method->context;
+    if (peers->events.takes_part != NULL && !peers->events.takes_part(peers->events.context)) {
+        cg_server_end(request);
+        return;
+    }
     cg_server_reply_encoded(request, NULL, 0, NULL, 0, NULL, NULL);
 }
 

@@ -41,6 +41,7 @@ struct side {
     struct cg_log_entry *entry[MESSAGES]; // references
     unsigned entries;
     unsigned up, down;
+    bool retired;
 };
 
 struct fixture {
@@ -86,6 +87,11 @@ static void note_connection(void *context, uint32_t chunkserver, bool up) {
     }
 }
 
+static bool takes_part(void *context) {
+    const struct side *side = context;
+    return !side->retired;
+}
+
 static void start_server(struct fixture *f, struct side *side) {
     cg_peers_methods(side->peers, side->methods);
     struct cg_server_options options = {
@@ -97,7 +103,7 @@ static void start_server(struct fixture *f, struct side *side) {
 
 static void start_side(struct fixture *f, struct side *side, uint32_t id, size_t pool_bytes) {
     side->id = id;
-    struct cg_peers_events events = {note_received, note_connection, side};
+    struct cg_peers_events events = {note_received, note_connection, takes_part, side};
     assert_int_equal(cg_buffer_pool_create(pool_bytes, &side->pool), 0);
     assert_int_equal(cg_peers_create(f->reactor, side->pool, &events, &side->peers), 0);
     assert_int_equal(cg_endpoint_parse("127.0.0.1:0", &side->endpoint), 0);
@@ -389,6 +395,17 @@ static void a_chunkserver_that_stands_still_is_noticed(void **state) {
     close(fd);
 }
 
+// Its idle copysets have to find another leader.
+static void one_that_takes_no_part_any_more_is_taken_for_dead(void **state) {
+    struct fixture *f = *state;
+    assert_working(f);
+    f->b.retired = true;
+    run_until(f, &f->a.down, 1);
+    assert_int_equal(f->b.down, 0);
+    f->b.retired = false;
+    run_until(f, &f->a.up, 1);
+}
+
 // ---- A server that answers calls, but no pings
 
 static unsigned pings, bulks;
@@ -596,6 +613,7 @@ int main(void) {
         WITH(a_restart_of_the_other_is_told_and_survived),
         WITH(what_cannot_be_delivered_is_dropped),
         WITH(a_chunkserver_that_stands_still_is_noticed),
+        WITH(one_that_takes_no_part_any_more_is_taken_for_dead),
         WITH(a_connection_on_which_something_comes_is_not_given_up),
         WITH(what_is_queued_for_it_is_bounded),
         WITH(rubbish_is_refused_and_told_once_a_second),
