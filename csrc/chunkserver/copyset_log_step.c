@@ -3,9 +3,11 @@
 // Carries out what the core asks for. Nobody above is called here: the core is in the middle of it.
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "chunkserver/copyset_log_internal.h"
 
 // Heartbeats of all groups fall on common times, so that they share frames and iterations.
@@ -342,6 +344,11 @@ void log_step(struct cg_copyset_log *log, const struct log_incoming *incoming) {
     cg_raft_status(log->raft, &log->status);
     if (fault != 0) {
         // What the core believes to be on its way to the disk is not.
+        cg_log(CG_LOG_ERROR,
+               "copyset %" PRIu32 "-%" PRIu32
+               ": no memory for its log; it is silent here until the "
+               "chunkserver starts again",
+               (uint32_t)(log->options.group >> 32), (uint32_t)log->options.group);
         log_retire(log, fault);
         return;
     }
