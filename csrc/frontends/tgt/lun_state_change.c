@@ -31,7 +31,12 @@ static void told_newer(struct lun_state *state, const struct cg_state_call *call
         return;
     }
     lun_state_take(state, state->next, call->revision);
-    if (state->making != NULL)
+    if (state->making == NULL)
+        return;
+    // What is newer may be that another gateway has the volume.
+    if (state->lun->volume == NULL)
+        end(state, failure(state, -ESTALE));
+    else
         make(state);
 }
 

@@ -155,6 +155,31 @@ static void a_standby_that_is_told_takes_over_and_the_other_steps_back(void **un
     assert_int_equal(finish(fake_io(0, 0, true)), ASC_STANDBY);
 }
 
+// The store takes a change of reservations from whoever has the volume open, and tells the owner
+// before with its refusal that there is another: before its FOLLOW does.
+static void a_change_that_meets_a_takeover_is_refused(void **unused) {
+    (void)unused;
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 50; i++) {
+        int owner = fake_state(0)->role == ALUA_OPTIMIZED ? 0 : 1;
+        struct fake_command *take = fake_set_groups(1 - owner, 0);
+        struct fake_command *change = NULL;
+        while (fake_step()) {
+            if (change == NULL)
+                change = fake_reserve_out(owner, 0, PR_REGISTER_AND_IGNORE, 0, 0, 5 + i);
+        }
+        assert_non_null(change);
+        assert_true(take->done && change->done);
+        assert_int_equal(fake_state(1 - owner)->role, ALUA_OPTIMIZED);
+        assert_true(change->status == SAM_GOOD || change->code == ASC_STANDBY ||
+                    change->code == ASC_BECOMING_READY);
+        refused += change->status != SAM_GOOD;
+        fake_forget(take);
+        fake_forget(change);
+    }
+    assert_true(refused > 0);
+}
+
 static void a_takeover_that_takes_too_long_is_answered_in_time(void **unused) {
     (void)unused;
     fake_gateways[1].lun.options.timeout_s = 0;
@@ -363,6 +388,7 @@ int main(void) {
         CASE(a_preemption_waits_for_io_of_the_preempted_elsewhere),
         CASE(reservations_survive_a_restart),
         CASE(a_standby_that_is_told_takes_over_and_the_other_steps_back),
+        CASE(a_change_that_meets_a_takeover_is_refused),
         CASE(a_takeover_that_takes_too_long_is_answered_in_time),
         CASE(a_fenced_gateway_that_restarts_does_not_take_the_volume_back),
         CASE(reserve_ends_with_a_reset_and_is_kept_out_of_the_shared_state),
