@@ -87,6 +87,10 @@ static struct bs_status illegal(uint16_t asc) {
     return (struct bs_status){SAM_CHECK_CONDITION, KEY_ILLEGAL_REQUEST, asc};
 }
 
+static struct bs_status set_failed(void) {
+    return (struct bs_status){SAM_CHECK_CONDITION, KEY_HARDWARE_ERROR, ASC_SET_GROUPS_FAILED};
+}
+
 // What one descriptor asks for.
 static struct bs_status parse_descriptor(const lun_shared_state *shared, const struct alua_own *own,
                                          const uint8_t *data, bool *take_over) {
@@ -116,12 +120,13 @@ static struct bs_status parse_descriptor(const lun_shared_state *shared, const s
     // "The other one to standby" comes with "this one to active" in one list, in either order.
     if (!ours && state == ALUA_STANDBY)
         return (struct bs_status){.status = SAM_GOOD};
-    return (struct bs_status){SAM_CHECK_CONDITION, KEY_HARDWARE_ERROR, ASC_SET_GROUPS_FAILED};
+    return set_failed();
 }
 
-static bool others_to_standby(const struct alua_own *own, const uint8_t *data, size_t length) {
+static bool others_to(enum alua_state state, const struct alua_own *own, const uint8_t *data,
+                      size_t length) {
     for (size_t at = 4; at < length; at += 4) {
-        if (be16(data + at + 2) != own->group && (data[at] & 0x0f) == ALUA_STANDBY)
+        if (be16(data + at + 2) != own->group && (data[at] & 0x0f) == (unsigned)state)
             return true;
     }
     return false;
@@ -143,11 +148,16 @@ struct bs_status alua_parse_set(const lun_shared_state *shared, const struct alu
             return outcome;
         }
     }
+    // What this gateway takes over is no other's any more.
+    if (*take_over && others_to(ALUA_OPTIMIZED, own, data, announced)) {
+        *take_over = false;
+        return set_failed();
+    }
     // The active group of another gateway steps back when this one takes over, not otherwise.
     bool other_active = own->state != ALUA_OPTIMIZED && shared->has_active_gateway &&
                         strcmp(shared->active_gateway, own->gateway) != 0;
-    if (!*take_over && other_active && others_to_standby(own, data, announced))
-        return (struct bs_status){SAM_CHECK_CONDITION, KEY_HARDWARE_ERROR, ASC_SET_GROUPS_FAILED};
+    if (!*take_over && other_active && others_to(ALUA_STANDBY, own, data, announced))
+        return set_failed();
     return (struct bs_status){.status = SAM_GOOD};
 }
 
@@ -237,6 +247,24 @@ static int refresh(copygate_iscsi_PortGroup *group, const struct alua_own *own, 
     return 0;
 }
 
+// A place for a new group, behind all others. Nobody tells of a gateway that leaves for good: of as
+// many as there can be, the first makes room, but for the active gateway's. One that is there after
+// all still reports itself.
+static copygate_iscsi_PortGroup *new_group(lun_shared_state *shared) {
+    if (shared->groups_count == ALUA_GROUPS_MAX) {
+        unsigned first = 0;
+        while (first < ALUA_GROUPS_MAX - 1 && shared->has_active_gateway &&
+               strcmp(shared->groups[first].gateway, shared->active_gateway) == 0)
+            first++;
+        memmove(&shared->groups[first], &shared->groups[first + 1],
+                sizeof(shared->groups[0]) * (ALUA_GROUPS_MAX - 1 - first));
+        shared->groups_count--;
+    }
+    copygate_iscsi_PortGroup *group = &shared->groups[shared->groups_count++];
+    memset(group, 0, sizeof(*group));
+    return group;
+}
+
 int alua_publish(lun_shared_state *shared, const struct alua_own *own, const char *portal,
                  bool *changed) {
     *changed = false;
@@ -252,10 +280,7 @@ int alua_publish(lun_shared_state *shared, const struct alua_own *own, const cha
     }
     if (found != NULL)
         return refresh(found, own, portal, changed);
-    if (shared->groups_count == ALUA_GROUPS_MAX)
-        return -ENOSPC;
-    found = &shared->groups[shared->groups_count++];
-    memset(found, 0, sizeof(*found));
+    found = new_group(shared);
     found->id = own->group;
     assert(strlen(own->gateway) < sizeof(found->gateway));
     strcpy(found->gateway, own->gateway);

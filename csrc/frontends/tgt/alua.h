@@ -52,9 +52,10 @@ struct bs_status alua_access(enum alua_state state, const uint8_t *cdb);
 // VPD page 83h: the designators of the relative target port and of the target port group.
 void alua_designators(const struct alua_own *own, uint8_t out[ALUA_DESCRIPTORS_SIZE]);
 
-// Puts this gateway's group and port into the shared state, or refreshes it. Returns 0 with
-// *changed, -ENOSPC if there are ALUA_GROUPS_MAX others, -EEXIST if another gateway has the group's
-// or the port's number.
+// Puts this gateway's group and port into the shared state, or refreshes it. Where there are
+// ALUA_GROUPS_MAX already, it takes the place of the first that is not the active gateway's.
+// Returns 0 with *changed, -ENOSPC if its group has as many ports as it can have, -EEXIST if
+// another gateway has the group's or the port's number.
 int alua_publish(lun_shared_state *shared, const struct alua_own *own, const char *portal,
                  bool *changed);
 

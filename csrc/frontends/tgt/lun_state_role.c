@@ -62,7 +62,7 @@ static struct bs_status apply_publish(struct lun_state_change *change, lun_share
                    "group=%u or port=%u is another gateway's: give each gateway its own", own.group,
                    own.port);
     else if (result != 0)
-        bs_lun_log(state->lun, true, "the volume has as many port groups as it can have");
+        bs_lun_log(state->lun, true, "group=%u has as many ports as it can have", own.group);
     if (change->epoch == 0 && !(state->local && state->owner))
         return BS_GOOD;
     if (next->has_active_gateway && next->active_epoch == state->lun->info.epoch &&

@@ -45,6 +45,19 @@ static void both_gateways_report_the_same_groups(void **unused) {
     assert_memory_equal(out, expected, sizeof(expected));
 }
 
+static void one_group_is_active_though_the_state_does_not_know_of_a_takeover_yet(void **unused) {
+    (void)unused;
+    static const uint8_t cdb[12] = {0xa3, 0x0a};
+    struct alua_own west = WEST;
+    west.state = ALUA_OPTIMIZED;
+    uint8_t out[ALUA_REPORT_MAX];
+    size_t length;
+    assert_int_equal(alua_report(&shared, &west, cdb, out, &length).status, SAM_GOOD);
+    assert_int_equal(length, 4 + 2 * 12);
+    assert_int_equal(out[4], ALUA_STANDBY);
+    assert_int_equal(out[4 + 12], ALUA_OPTIMIZED);
+}
+
 static void the_extended_header_comes_first(void **unused) {
     (void)unused;
     static const uint8_t cdb[12] = {0xa3, 0x2a};
@@ -111,6 +124,10 @@ static void what_a_gateway_cannot_do_fails(void **unused) {
     static const uint8_t step_back[8] = {0, 0, 0, 0, 0x02, 0, 0, 1};
     assert_int_equal(set(&EAST, step_back, 8, &take).code, ASC_SET_GROUPS_FAILED);
     assert_int_equal(set(&WEST, step_back, 8, &take).code, ASC_SET_GROUPS_FAILED);
+    static const uint8_t both_active[12] = {0, 0, 0, 0, 0x00, 0, 0, 1, 0x00, 0, 0, 2};
+    assert_int_equal(set(&EAST, both_active, 12, &take).code, ASC_SET_GROUPS_FAILED);
+    assert_int_equal(set(&WEST, both_active, 12, &take).code, ASC_SET_GROUPS_FAILED);
+    assert_false(take);
     static const uint8_t unknown[8] = {0, 0, 0, 0, 0x00, 0, 0, 9};
     assert_int_equal(set(&EAST, unknown, 8, &take).code, ASC_INVALID_FIELD_IN_PARAMETERS);
     static const uint8_t offline[8] = {0, 0, 0, 0, 0x0e, 0, 0, 2};
@@ -175,14 +192,49 @@ static void numbers_of_another_gateway_are_refused(void **unused) {
     assert_int_equal(alua_publish(&shared, &same_group, NULL, &changed), -EEXIST);
     struct alua_own same_port = {"north", 7, 2, ALUA_STANDBY};
     assert_int_equal(alua_publish(&shared, &same_port, NULL, &changed), -EEXIST);
-    char name[] = "g00";
-    for (uint32_t i = 3; i <= ALUA_GROUPS_MAX; i++) {
-        name[1] = (char)('a' + i);
-        struct alua_own more = {name, i, i, ALUA_STANDBY};
-        assert_int_equal(alua_publish(&shared, &more, NULL, &changed), 0);
+}
+
+static void publish_more(uint32_t number) {
+    char name[] = {'g', (char)('a' + number), '\0'};
+    struct alua_own more = {name, number, number, ALUA_STANDBY};
+    bool changed;
+    assert_int_equal(alua_publish(&shared, &more, NULL, &changed), 0);
+    assert_true(changed);
+}
+
+static void a_new_gateway_takes_the_place_of_the_oldest_that_is_not_active(void **unused) {
+    (void)unused;
+    for (uint32_t number = 3; number <= ALUA_GROUPS_MAX + 2; number++)
+        publish_more(number);
+    // West and the first of the others have made room; east is active.
+    assert_int_equal(shared.groups_count, ALUA_GROUPS_MAX);
+    assert_string_equal(shared.groups[0].gateway, "east");
+    for (uint32_t i = 1; i < ALUA_GROUPS_MAX; i++) {
+        assert_int_equal(shared.groups[i].id, i + 3);
+        assert_int_equal(shared.groups[i].ports_count, 1);
+        assert_int_equal(shared.groups[i].ports[0], i + 3);
     }
-    struct alua_own one_too_many = {"last", 99, 99, ALUA_STANDBY};
-    assert_int_equal(alua_publish(&shared, &one_too_many, NULL, &changed), -ENOSPC);
+    // West is still there, and says so.
+    static const uint8_t cdb[12] = {0xa3, 0x0a};
+    uint8_t out[ALUA_REPORT_MAX];
+    size_t length;
+    assert_int_equal(alua_report(&shared, &WEST, cdb, out, &length).status, SAM_GOOD);
+    assert_int_equal(length, 4 + (ALUA_GROUPS_MAX + 1) * 12);
+    assert_int_equal(out[length - 1], WEST.port);
+}
+
+static void a_group_has_as_many_ports_as_it_can_have(void **unused) {
+    (void)unused;
+    struct alua_own own = EAST;
+    bool changed;
+    unsigned room = sizeof(shared.groups[0].ports) / sizeof(shared.groups[0].ports[0]);
+    for (unsigned i = 1; i < room; i++) {
+        own.port = 100 + i;
+        assert_int_equal(alua_publish(&shared, &own, NULL, &changed), 0);
+    }
+    own.port = 99;
+    assert_int_equal(alua_publish(&shared, &own, NULL, &changed), -ENOSPC);
+    assert_false(changed);
 }
 
 #define CASE(name) cmocka_unit_test_setup(name, two_gateways)
@@ -190,6 +242,7 @@ static void numbers_of_another_gateway_are_refused(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(both_gateways_report_the_same_groups),
+        CASE(one_group_is_active_though_the_state_does_not_know_of_a_takeover_yet),
         CASE(the_extended_header_comes_first),
         CASE(a_gateway_that_is_not_listed_yet_reports_itself),
         CASE(a_standby_that_is_told_takes_over),
@@ -199,6 +252,8 @@ int main(void) {
         CASE(designators_name_port_and_group),
         CASE(publishing_again_changes_nothing),
         CASE(numbers_of_another_gateway_are_refused),
+        CASE(a_new_gateway_takes_the_place_of_the_oldest_that_is_not_active),
+        CASE(a_group_has_as_many_ports_as_it_can_have),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
