@@ -115,11 +115,9 @@ def _resolve(
         known = dict(zip((lun.volume for lun in old.luns), stored.file_ids, strict=True))
     ids: list[int] = []
     for lun in record.luns:
-        if lun.volume in known:
-            file_id = known[lun.volume]
-        else:
-            path = lun.volume if lun.volume.startswith("/") else "/" + lun.volume
-            file_id = tree.find_open_to_io(txn, path, caller).info.id
+        file_id = known.get(lun.volume, 0)
+        if not file_id:
+            file_id = tree.find_open_to_io(txn, _path(lun), caller).info.id
         others = [iqn for iqn in targets(txn, file_id) if iqn != record.iqn]
         if others or file_id in ids:
             where = others[0] if others else record.iqn
@@ -137,6 +135,28 @@ def _index(txn: Transaction, iqn: str, before: Iterable[int], after: Iterable[in
         txn.delete(Space.EXPORTED_FILES, u64(file_id) + iqn.encode())
     for file_id in after:
         txn.put(Space.EXPORTED_FILES, u64(file_id) + iqn.encode(), b"")
+
+
+def fill_file_ids(txn: Transaction) -> None:
+    """Schema 1 to 2: records had no ids of their volumes, and nobody saw to it that these exist.
+    One that is gone has the id 0 until the record is changed."""
+    for key, value in txn.scan(Space.EXPORTS):
+        stored = parse(st.StoredExport, value)
+        record = parse(iscsi_pb2.ExportRecord, stored.record)
+        del stored.file_ids[:]
+        for lun in record.luns:
+            try:
+                found = tree.find_volume(txn, _path(lun), None)
+            except RefusalError:
+                stored.file_ids.append(0)
+            else:
+                stored.file_ids.append(found.info.id)
+        _index(txn, record.iqn, (), filter(None, stored.file_ids))
+        put_record(txn, Space.EXPORTS, key, stored)
+
+
+def _path(lun: iscsi_pb2.ExportLun) -> str:
+    return lun.volume if lun.volume.startswith("/") else "/" + lun.volume
 
 
 def targets(txn: Transaction, file_id: int) -> list[str]:

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from gateway.mds import copysets, pool
+from gateway.mds import copysets, exports, pool
 from gateway.mds.store import Space, Transaction, parse, put_record
 from gateway.proto import cluster_pb2 as cl
 
 
 def to_members(txn: Transaction) -> None:
     """Schema 1 to 2: copysets had one replica, with no id of its own, and chunks to delete were
-    listed by chunkserver. The pool keeps one replica if there are copysets."""
+    listed by chunkserver. The pool keeps one replica if there are copysets. Exports did not know
+    their volumes' ids."""
     records = list(copysets.scan(txn))
     number = copysets.raise_revision(txn) if records else 0
     for record in records:
@@ -26,3 +27,4 @@ def to_members(txn: Transaction) -> None:
         chunk = parse(cl.ChunkId, value)
         put_record(txn, Space.RECLAIM, copysets.reclaim_key(chunk), chunk)
         txn.delete(Space.RECLAIM_BEFORE_2, key)
+    exports.fill_file_ids(txn)

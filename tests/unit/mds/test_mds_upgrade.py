@@ -6,10 +6,11 @@ import struct
 
 import pytest
 
-from gateway.errors import ConfigError
+from gateway.errors import BusyError, ConfigError, NotFoundError
 from gateway.mds.store import Space
 from gateway.mds.store_sqlite import APPLICATION_ID, SqliteStore
 from gateway.proto import cluster_pb2 as cl
+from gateway.proto import iscsi_pb2
 from gateway.proto import nameserver2_pb2 as ns
 from gateway.proto import store_pb2 as st
 from gateway.proto import topology_pb2 as topo
@@ -126,3 +127,28 @@ async def test_it_is_done_once(tmp_path):
         contents.append(await store.run(lambda txn: [list(txn.scan(s)) for s in Space]))
         await store.close()
     assert contents[0] == contents[1]
+
+
+async def test_exports_follow_their_volumes(mds):
+    await mds.client.create_volume("disk", GIB)
+    await mds.stop()
+    luns = [iscsi_pb2.ExportLun(lun=1, volume="disk"), iscsi_pb2.ExportLun(lun=2, volume="gone")]
+    record = iscsi_pb2.ExportRecord(iqn="iqn.a:b", luns=luns)
+    stored = st.StoredExport(owner="alice", revision=1, record=record.SerializeToString())
+    db = sqlite3.connect(mds.config.store)
+    value = (int(Space.EXPORTS), record.iqn.encode(), stored.SerializeToString())
+    db.execute("INSERT INTO kv VALUES (?, ?, ?)", value)
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
+    await mds.start()
+    assert (await mds.client.get_export(record.iqn)).record == record
+    with pytest.raises(BusyError, match=r"exported over iSCSI by iqn\.a:b"):
+        await mds.client.delete("disk")
+    await mds.client.rename("disk", "moved")
+    found = await mds.client.get_export(record.iqn)
+    assert [lun.volume for lun in found.record.luns] == ["/moved", "gone"]
+    with pytest.raises(NotFoundError, match="/gone does not exist"):
+        await mds.client.put_export(found.record, found.revision)
+    del found.record.luns[1]
+    await mds.client.put_export(found.record, found.revision)
