@@ -564,12 +564,10 @@ static void begun(struct cg_copy_call *call) {
     if (stopped(copy)) {
         return;
     }
-    if (incomplete) {
-        list(copy);
-        return;
+    if (!incomplete) {
+        cg_copyset_log_install_begin(log);
+        copy->begun = true;
     }
-    cg_copyset_log_install_begin(log);
-    copy->begun = true;
     copy->stage = CG_COPY_MARKING;
     cg_copyset_copying(copy->copyset, marked, copy);
 }

@@ -135,16 +135,18 @@ static bool saved(struct cg_copyset *copyset, const char *what) {
 static void mark_saved(struct cg_file_op *op) {
     struct cg_copyset *copyset = CG_CONTAINER_OF(op, struct cg_copyset, install.op);
     if (saved(copyset, "marking a copyset as incomplete")) {
-        copyset->incomplete = true;
-        cg_copyset_log_capture(copyset->log, copyset->delivered_index, &copyset->base);
-        cg_copyset_log_install_discard(copyset->log);
+        if (!copyset->incomplete) {
+            copyset->incomplete = true;
+            cg_copyset_log_capture(copyset->log, copyset->delivered_index, &copyset->base);
+            cg_copyset_log_install_discard(copyset->log);
+        }
         copyset->install.done(copyset->install.user, 0);
     }
 }
 
 void cg_copyset_copying(struct cg_copyset *copyset, void (*done)(void *user, int status),
                         void *user) {
-    assert(copyset->paused && !copyset->incomplete);
+    assert(copyset->paused);
     // A state that was installed before and is in no checkpoint yet ends here, too.
     copyset->copied_index = 0;
     copyset->install.lsn = 0;

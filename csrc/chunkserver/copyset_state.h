@@ -46,7 +46,8 @@ void cg_copyset_resume(struct cg_copyset *copyset);
 
 // Paused, and its log has begun an installation: says durably that the chunk files are a mixture
 // from now on, and that the entries in the log do not count. Only cg_copyset_install ends that.
-// done: 0 or -errno.
+// Again for each copying: a state that was saved, and that the log would not have, is not what the
+// next one's files belong to. done: 0 or -errno.
 void cg_copyset_copying(struct cg_copyset *copyset, void (*done)(void *user, int status),
                         void *user);
 

@@ -9,12 +9,14 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "chunkserver/copyset_state.h"
 #include "chunkserver/store_internal.h"
 #include "simreactor.h"
 
@@ -747,6 +749,63 @@ static void a_replica_with_a_chunk_that_cannot_be_loaded_can_be_removed(void **s
     end(&f);
 }
 
+struct wait {
+    bool here;
+    int status;
+};
+
+static void waited(void *user, int status) {
+    *(struct wait *)user = (struct wait){true, status};
+}
+
+static int until_done(struct fixture *f, struct wait *wait) {
+    for (unsigned count = 0; !wait->here; count++) {
+        assert_true(count < 100000);
+        turn(f);
+    }
+    wait->here = false;
+    return wait->status;
+}
+
+static enum cg_copy_mark mark_of(struct fixture *f) {
+    enum cg_copy_mark mark;
+    struct cg_copyset_state state = {0};
+    assert_int_equal(0, cg_copy_mark_load(simdisk_disk(f->sim), "chunks/1-1", &mark, &state));
+    cg_copyset_state_clear(&state);
+    return mark;
+}
+
+// The next copying puts other files in place: the state that was refused may not count for them.
+static void a_state_that_the_log_refused_does_not_count_for_the_next_copying(void **state) {
+    (void)state;
+    struct fixture f;
+    begin(&f, 5, 0);
+    struct cg_entry entry = a_write(1, 0, 1);
+    append(&f, 3, &entry, 1, 7);
+    until_applied(&f);
+    struct cg_copyset_state copied;
+    assert_int_equal(0, cg_copyset_state_get(copyset(&f), &copied));
+    struct wait wait = {0};
+    cg_copyset_pause(copyset(&f), waited, &wait);
+    assert_int_equal(0, until_done(&f, &wait));
+    cg_copyset_log_install_begin(cg_copyset_raft(copyset(&f)));
+    cg_copyset_copying(copyset(&f), waited, &wait);
+    assert_int_equal(0, until_done(&f, &wait));
+    assert_int_equal(CG_COPY_MARK_COPYING, mark_of(&f));
+    copied.log.index += 10;
+    copied.log.index_term = 1000; // of a term that this server does not know
+    cg_copyset_install(copyset(&f), &copied, waited, &wait);
+    assert_int_equal(-EINVAL, until_done(&f, &wait));
+    assert_true(cg_copyset_incomplete(copyset(&f)));
+    assert_int_equal(CG_COPY_MARK_COMPLETE, mark_of(&f));
+    cg_copyset_copying(copyset(&f), waited, &wait);
+    assert_int_equal(0, until_done(&f, &wait));
+    assert_true(cg_copyset_incomplete(copyset(&f)));
+    assert_int_equal(CG_COPY_MARK_COPYING, mark_of(&f));
+    cg_copyset_state_clear(&copied);
+    end(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_see_every_entry_that_was_decided_in_whatever_order_ranges_come_free),
@@ -759,6 +818,7 @@ int main(void) {
         cmocka_unit_test(a_leader_that_may_be_deposed_does_not_say_that_data_differs),
         cmocka_unit_test(what_was_merged_in_an_older_term_is_not_logged),
         cmocka_unit_test(what_a_deletion_gave_back_counts_at_once),
+        cmocka_unit_test(a_state_that_the_log_refused_does_not_count_for_the_next_copying),
         cmocka_unit_test(what_finds_no_room_does_not_hold_up_the_end),
         cmocka_unit_test(a_replica_on_a_full_disk_can_be_removed_and_gives_its_space_back),
         cmocka_unit_test(a_replica_with_a_chunk_that_memory_is_short_for_can_be_removed),
