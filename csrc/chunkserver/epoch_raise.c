@@ -15,7 +15,7 @@ struct epoch_raise {
     void (*done)(void *user, cg_status status);
     void *user;
     uint32_t proposals; // under way
-    cg_status status;   // of the worst one
+    cg_status status;   // of the last one that failed
     uint64_t deadline_ns;
     struct cg_timer timer;
 };
